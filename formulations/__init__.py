@@ -1,0 +1,1 @@
+"""The mathematics: one file per constraint family, assembled into named formulations."""

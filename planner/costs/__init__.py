@@ -1,0 +1,1 @@
+"""The cost model: step time, memory and traffic of one worker layout."""

@@ -1,0 +1,286 @@
+"""Step and memory of an AFD unit: attention replicas in lockstep with one FFN replica.
+
+Per layer a micro-batch passes four stages on four servers: attention, A2F (activations to the experts), FFN, F2A
+(results back). Links are full duplex, so that A2F and F2A do not share a server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from planner.costs.fabric import COLLECTIVE_SETUP_US, MESSAGE_ISSUE_US
+from planner.costs.layout import AfdLayout
+from planner.costs.linear import FloatArray, PiecewiseLinear, constant, total
+from planner.costs.memory import Reservation, reserve
+from planner.costs.pattern import LayerPattern
+from planner.costs.routing import distinct_domains, distinct_ranks
+from planner.costs.sides import ACTIVATION_BYTES, AttentionSide, ExpertSide
+from planner.costs.site import Site
+from planner.costs.worker import dispatch_bytes, per_part
+from specs.model import MoeFfn
+
+SERVERS = (0, 1, 2, 3)
+"""Attention, A2F, FFN and F2A run side by side."""
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Bytes that one token sends across between attention and FFN, in one direction.
+
+    Args:
+        scale_out: copies that pass an attention GPU's and an FFN GPU's scale-out link.
+        scale_up: copies that an FFN GPU's scale-up link carries (all of them inside a domain; forwarding otherwise).
+    """
+
+    scale_out: float
+    scale_up: float
+
+
+@dataclass(frozen=True, eq=False)
+class AfdUnit:
+    """AFD units that differ only in their number of attention replicas, which the methods take as an array.
+
+    Args:
+        attention_site: the service on the attention pool.
+        ffn_site: the service on the FFN pool (the same object where both are one pool).
+        tp: tensor-parallel ranks of an attention replica.
+        ep: expert-parallel ranks of the FFN replica.
+        moe_tp: ranks that share each expert.
+        expert_slots: expert slots over all EP ranks.
+        microbatches: micro-batches in flight.
+        scale_up: whether each unit lies in one scale-up domain.
+    """
+
+    attention_site: Site
+    ffn_site: Site
+    tp: int
+    ep: int
+    moe_tp: int
+    expert_slots: int
+    microbatches: int
+    scale_up: bool
+
+    @staticmethod
+    def of(attention_site: Site, ffn_site: Site, layout: AfdLayout) -> AfdUnit:
+        """The unit family of a layout."""
+        return AfdUnit(
+            attention_site,
+            ffn_site,
+            layout.tp,
+            layout.ep,
+            layout.moe_tp,
+            layout.expert_slots,
+            layout.microbatches,
+            layout.scale_up,
+        )
+
+    def layout(self, attention_replicas: int) -> AfdLayout:
+        """The layout with a given number of attention replicas."""
+        return AfdLayout(
+            self.tp, attention_replicas, self.ep, self.moe_tp, self.expert_slots, self.microbatches, self.scale_up
+        )
+
+    @property
+    def ffn_gpus(self) -> int:
+        """GPUs of the FFN replica."""
+        return self.ep * self.moe_tp
+
+    @cached_property
+    def attention(self) -> AttentionSide:
+        """The attention side of one replica."""
+        return self.attention_site.attention(self.tp)
+
+    @cached_property
+    def experts(self) -> ExpertSide:
+        """The experts of the FFN replica."""
+        return self.ffn_site.experts(self.ep, self.moe_tp, self.expert_slots)
+
+    @cached_property
+    def pattern(self) -> LayerPattern:
+        """Order of the layer groups."""
+        return LayerPattern.of(self.attention_site.model)
+
+    # -- stages --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def crossing(self) -> Crossing:
+        """Copies of one token between the sides, the same in both directions.
+
+        Inside a domain every distinct FFN rank gets its copy and returns its partial sum; the `moe_tp` shards of an
+        expert each need one. Across domains a token crosses once per distinct FFN domain, striped over that domain's
+        links; inside it is forwarded to the ranks and the partial sums are reduced before they return.
+        """
+        moe = self.attention_site.moe
+        if moe is None:
+            raise ValueError(f"{self.attention_site.model.id} has no experts to disaggregate")
+        routing = {
+            "groups": moe.groups,
+            "groups_per_token": moe.groups_per_token,
+            "slots": self.expert_slots,
+        }
+        reached = distinct_ranks(moe.experts, moe.experts_per_token, self.ep, **routing) * self.moe_tp
+        if self.scale_up:
+            return Crossing(0.0, reached)
+        domain = self.ffn_site.fabric.domain
+        ranks_per_domain = max(1, domain // self.moe_tp)
+        entered = distinct_domains(moe.experts, moe.experts_per_token, self.ep, ranks_per_domain, **routing)
+        return Crossing(entered, max(reached - entered, 0.0))
+
+    def crossing_ms(self, tokens: FloatArray, replicas: FloatArray, bytes_per_copy: float) -> FloatArray:
+        """Time of one direction of a layer's exchange, ms.
+
+        The busiest link sets it: an attention GPU carries its replica's tokens / tp times the copies, an FFN GPU the
+        tokens of all replicas times the copies / FFN GPUs.
+
+        Args:
+            tokens: tokens of one micro-batch on one attention replica.
+            replicas: attention replicas of the unit.
+            bytes_per_copy: bytes of one copy.
+        """
+        near, far = self.attention_site.fabric, self.ffn_site.fabric
+        crossing = self.crossing
+        on_attention = tokens / self.tp
+        on_ffn = tokens * replicas / self.ffn_gpus
+        issue = MESSAGE_ISSUE_US * np.maximum(replicas * self.tp, self.ffn_gpus)
+        if self.scale_up:
+            rate = near.scale_up_bytes_per_ms
+            moved = crossing.scale_up * np.maximum(on_attention, on_ffn) * bytes_per_copy / rate
+            hop = near.scale_up_latency_us
+        else:
+            rate = min(near.scale_out_bytes_per_ms, far.scale_out_bytes_per_ms)
+            moved = crossing.scale_out * np.maximum(on_attention, on_ffn) * bytes_per_copy / rate
+            forwarded = crossing.scale_up * on_ffn * bytes_per_copy / far.scale_up_bytes_per_ms
+            moved = np.maximum(moved, forwarded)
+            hop = max(near.scale_out_latency_us, far.scale_out_latency_us)
+        return np.asarray((COLLECTIVE_SETUP_US + hop + issue) * 1e-3 + moved)
+
+    @cached_property
+    def _token_times(self) -> list[PiecewiseLinear]:
+        return [self.attention.token_time(index) for index in range(len(self.attention_site.model.layers))]
+
+    @cached_property
+    def _expert_times(self) -> list[PiecewiseLinear]:
+        return [self.experts.expert_time(index) for index in range(len(self.attention_site.model.layers))]
+
+    @cached_property
+    def _decode_cores(self) -> list[PiecewiseLinear]:
+        lengths = self.attention_site.lengths
+        return [
+            self.attention.decode_core(index, lengths.first_context, lengths.last_context)
+            for index in range(len(self.attention_site.model.layers))
+        ]
+
+    @cached_property
+    def _once(self) -> PiecewiseLinear:
+        engine = constant(self.attention_site.engine.step_overhead_ms)
+        return total([*self.attention.head_parts().values(), engine])
+
+    def stage_ms(
+        self,
+        tokens: ArrayLike,
+        sequences: ArrayLike,
+        replicas: ArrayLike,
+        prefill_core_ms: list[FloatArray] | None = None,
+    ) -> list[FloatArray]:
+        """Stage times of one micro-batch, per layer group, shape (..., 4) in ms.
+
+        Args:
+            tokens: tokens of one micro-batch on one attention replica, any shape.
+            sequences: decoding sequences among them, same shape.
+            replicas: attention replicas of the unit, same shape or scalar.
+            prefill_core_ms: attention core of the micro-batch's prompt chunk, per layer group.
+        """
+        tokens, sequences, replicas = np.broadcast_arrays(
+            np.asarray(tokens, dtype=float), np.asarray(sequences, dtype=float), np.asarray(replicas, dtype=float)
+        )
+        model, precision = self.attention_site.model, self.attention_site.service.precision
+        result = []
+        for index, group in enumerate(model.layers):
+            compute = self._token_times[index](tokens) + self._decode_cores[index](sequences)
+            if prefill_core_ms is not None:
+                compute = compute + prefill_core_ms[index]
+            stages = np.zeros((*tokens.shape, 4))
+            stages[..., 0] = compute
+            if isinstance(group.ffn, MoeFfn):
+                width = group.ffn.expert_hidden or model.hidden
+                stages[..., 1] = self.crossing_ms(tokens, replicas, dispatch_bytes(width, precision))
+                stages[..., 2] = self._expert_times[index](tokens * replicas)
+                stages[..., 3] = self.crossing_ms(tokens, replicas, width * ACTIVATION_BYTES)
+            result.append(stages)
+        return result
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    def decode_step_ms(self, in_flight: ArrayLike, replicas: ArrayLike, slots: ArrayLike | None = None) -> FloatArray:
+        """One step in which every sequence of the unit gets a token, ms.
+
+        Args:
+            in_flight: mean requests in flight on one attention replica, any shape.
+            replicas: attention replicas of the unit, same shape or scalar.
+            slots: slots of one attention replica; `in_flight` itself where None.
+        """
+        in_flight = np.asarray(in_flight, dtype=float)
+        slots = in_flight if slots is None else np.asarray(slots, dtype=float)
+        sequences = per_part(in_flight, slots, self.microbatches)
+        queries = self.attention_site.queries
+        stages = self.stage_ms(sequences * queries, sequences, replicas)
+        layers = self.pattern.time_ms(stages, self.microbatches, SERVERS)
+        return layers + self._once(sequences * queries * self.microbatches)
+
+    def mixed_step_ms(
+        self, in_flight: ArrayLike, replicas: ArrayLike, slots: ArrayLike | None, chunks: ArrayLike
+    ) -> FloatArray:
+        """One step in which every attention replica also computes one of `chunks` equal chunks of a prompt, ms.
+
+        Arguments as in `decode_step_ms`; `chunks` is a scalar or has the same shape.
+        """
+        in_flight = np.asarray(in_flight, dtype=float)
+        slots = in_flight if slots is None else np.asarray(slots, dtype=float)
+        sequences = per_part(in_flight, slots, self.microbatches)
+        queries = self.attention_site.queries
+        tokens = sequences * queries + self.attention_site.lengths.input / np.asarray(chunks) / self.microbatches
+        whole = self.attention.prefill_core_ms(self.attention_site.lengths, chunks)
+        core = [ms / self.microbatches for ms in whole]
+        stages = self.stage_ms(tokens, sequences, replicas, core)
+        layers = self.pattern.time_ms(stages, self.microbatches, SERVERS)
+        return layers + self._once(sequences * queries * self.microbatches + 1.0)
+
+    # -- memory --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def attention_weight_bytes(self) -> float:
+        """Weights on one attention GPU."""
+        return self.attention.weight_bytes()
+
+    @cached_property
+    def ffn_weight_bytes(self) -> float:
+        """Weights on one FFN GPU."""
+        return self.experts.weight_bytes()
+
+    def reservation(self) -> Reservation:
+        """Memory that requests take on one attention GPU."""
+        return reserve(self.attention_site, self.tp, 1, decode=True)
+
+    def largest_slots(self, tokens: float) -> int:
+        """Most requests that one attention replica's memory holds; 0 where not even one fits.
+
+        Args:
+            tokens: tokens of the largest step on one attention replica.
+        """
+        site = self.attention_site
+        activations = self.attention.activation_bytes(tokens)
+        return self.reservation().largest(site.memory_bytes - self.attention_weight_bytes - activations)
+
+    def ffn_fits(self, tokens: ArrayLike) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+        """Whether the FFN GPUs hold their experts and the buffers for `tokens` tokens of the unit's largest step."""
+        tokens = np.asarray(tokens, dtype=float)
+        moe = self.attention_site.moe
+        assert moe is not None  # `crossing` has refused dense models
+        width = moe.expert_hidden or self.attention_site.model.hidden
+        pairs = tokens * moe.experts_per_token / self.ep
+        buffers = pairs * (width * 3.0 + moe.intermediate / self.moe_tp * 3.0)
+        return np.asarray(self.ffn_weight_bytes + buffers <= self.ffn_site.memory_bytes)

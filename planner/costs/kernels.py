@@ -1,0 +1,56 @@
+"""The seam between the cost model and kernel times.
+
+The cost model asks a `KernelLibrary` for the time of an operator and never how it was found. A library that knows
+only some operators (a measured table, a user's calibration) answers None for the others; `Chain` asks libraries in
+the order of trust and the analytic one, which knows all, last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from planner.costs.linear import PiecewiseLinear
+from planner.costs.operators import Operator
+
+
+class KernelLibrary(Protocol):
+    """Times of operators on one GPU type."""
+
+    @property
+    def source(self) -> str:
+        """Where the times come from, for the plan's provenance."""
+
+    def time_ms(self, operator: Operator) -> PiecewiseLinear | None:
+        """Time in ms as a function of the operator's variable, or None where this library has no answer."""
+
+
+class Kernels:
+    """Kernel times of one GPU type: the first library of the chain that knows an operator gives its time.
+
+    Args:
+        libraries: in the order of trust; the last must know every operator.
+    """
+
+    def __init__(self, libraries: Sequence[KernelLibrary]) -> None:
+        self._libraries = tuple(libraries)
+        self._cache: dict[Operator, PiecewiseLinear] = {}
+        self.used: dict[str, int] = {library.source: 0 for library in libraries}
+
+    def time_ms(self, operator: Operator) -> PiecewiseLinear:
+        """Time in ms as a function of the operator's variable."""
+        known = self._cache.get(operator)
+        if known is not None:
+            return known
+        for library in self._libraries:
+            time = library.time_ms(operator)
+            if time is not None:
+                self.used[library.source] += 1
+                self._cache[operator] = time
+                return time
+        raise LookupError(f"no kernel library knows {operator}")
+
+    @property
+    def largest_error(self) -> float:
+        """Largest relative error of a linearisation among the kernels asked for so far."""
+        return max((time.error for time in self._cache.values()), default=0.0)

@@ -1,0 +1,308 @@
+"""Step, prefill and memory of one colocated worker: roles mixed, prefill and decode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from planner.costs.layout import Layout
+from planner.costs.linear import FloatArray, PiecewiseLinear, constant, total
+from planner.costs.memory import Reservation, reserve
+from planner.costs.pattern import LayerPattern
+from planner.costs.routing import Collective, Copies, remote_copies
+from planner.costs.sides import ACTIVATION_BYTES, AttentionSide, ExpertSide
+from planner.costs.site import Site
+from specs.model import BYTES_PER_ELEMENT, MoeFfn, Precision
+
+EXCHANGE_CORE_SHARE = 20.0 / 132.0
+"""Share of the GPU's cores that throughput-oriented exchange kernels take from what they overlap with: DeepEP's normal
+mode runs on 20 to 24 of 132 SMs; its low-latency mode and one-sided copies take none."""
+
+OVERLAP_SERVERS = (0, 1, 0, 1)
+"""Two-batch overlap: attention and experts share the GPU's cores, dispatch and combine its links."""
+
+
+def dispatch_bytes(hidden: int, precision: Precision) -> float:
+    """Bytes of one dispatched token: FP8 with an FP32 scale for every 128 elements, BF16 for BF16 models."""
+    if precision is Precision.BF16:
+        return hidden * BYTES_PER_ELEMENT[Precision.BF16]
+    return hidden * (1.0 + 4.0 / 128.0)
+
+
+def per_part(in_flight: FloatArray, slots: FloatArray, parts: int) -> FloatArray:
+    """Mean load of the fullest of `parts` equal parts when `in_flight` of `slots` slots are taken.
+
+    Slots are dealt out evenly, so the fullest part has ceil(slots / parts) of them; a part that runs has one request
+    at least.
+    """
+    return np.maximum(in_flight * np.ceil(slots / parts) / slots, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Worker:
+    """A worker of one layout on a site. Batches are requests in flight over the whole replica.
+
+    Args:
+        site: the service on the pool.
+        layout: parallel degrees.
+    """
+
+    site: Site
+    layout: Layout
+
+    @cached_property
+    def attention(self) -> AttentionSide:
+        """The attention side on one DP rank."""
+        return self.site.attention(self.layout.tp)
+
+    @cached_property
+    def experts(self) -> ExpertSide:
+        """The routed experts over the replica."""
+        return self.site.experts(self.layout.ep, self.layout.moe_tp, self.layout.expert_slots)
+
+    @cached_property
+    def pattern(self) -> LayerPattern:
+        """Order of the layer groups."""
+        return LayerPattern.of(self.site.model)
+
+    # -- operators -----------------------------------------------------------------------------------------------
+
+    def exchange(self, group: int, *, low_latency: bool) -> tuple[PiecewiseLinear, PiecewiseLinear]:
+        """Dispatch and combine of one layer of `group`: ms over tokens of one DP rank.
+
+        Without attention data parallelism all ranks hold all tokens: experts are computed where they are and an
+        all-reduce adds them up. Otherwise the TP ranks of a DP rank each send their share of its tokens.
+        """
+        layout, model = self.layout, self.site.model
+        ffn = model.layers[group].ffn
+        if not isinstance(ffn, MoeFfn) or layout.tp * layout.dp == 1:
+            return constant(0.0), constant(0.0)
+        width = ffn.expert_hidden or model.hidden
+        if layout.dp == 1:
+            return constant(0.0), self.site.fabric.all_reduce(layout.tp, width * ACTIVATION_BYTES)
+        ranks = layout.ep * layout.moe_tp
+        copies = self._copies(ffn, low_latency=low_latency)
+        share = 1.0 / layout.tp
+        out = self.site.fabric.exchange(copies, dispatch_bytes(width, self.site.service.precision), peers=ranks - 1)
+        back = self.site.fabric.exchange(copies, width * ACTIVATION_BYTES, peers=ranks - 1)
+        return out.scaled(1.0, stretch=share), back.scaled(1.0, stretch=share)
+
+    def _copies(self, ffn: MoeFfn, *, low_latency: bool) -> Copies:
+        layout = self.layout
+        ranks, domain = layout.ep * layout.moe_tp, self.site.fabric.domain
+        if layout.ep == 1:
+            # Every rank holds a shard of every expert: all-gather, reduce-scatter.
+            return Copies(scale_up=ranks - 1.0, scale_out=0.0)
+        inside = layout.ep <= domain
+        collective = Collective.ONE_SIDED if inside else Collective.DEEPEP_NORMAL
+        if low_latency and not inside:
+            collective = Collective.DEEPEP_LOW_LATENCY
+        copies = remote_copies(
+            collective,
+            ffn.experts,
+            ffn.experts_per_token,
+            layout.ep,
+            domain,
+            groups=ffn.groups,
+            groups_per_token=ffn.groups_per_token,
+            slots=layout.expert_slots,
+        )
+        return Copies(copies.scale_up * layout.moe_tp, copies.scale_out)
+
+    @cached_property
+    def once_parts(self) -> dict[str, PiecewiseLinear]:
+        """What a step does once, ms over sampled positions of one DP rank, by name."""
+        parts = self.attention.head_parts()
+        parts["engine"] = constant(self.site.engine.step_overhead_ms)
+        return parts
+
+    @cached_property
+    def _once(self) -> PiecewiseLinear:
+        return total(self.once_parts.values())
+
+    @cached_property
+    def _token_times(self) -> list[PiecewiseLinear]:
+        return [self.attention.token_time(index) for index in range(len(self.site.model.layers))]
+
+    @cached_property
+    def _expert_times(self) -> list[PiecewiseLinear]:
+        return [self.experts.expert_time(index) for index in range(len(self.site.model.layers))]
+
+    @cached_property
+    def _decode_cores(self) -> list[PiecewiseLinear]:
+        lengths = self.site.lengths
+        return [
+            self.attention.decode_core(index, lengths.first_context, lengths.last_context)
+            for index in range(len(self.site.model.layers))
+        ]
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    def _layers_ms(
+        self,
+        tokens: FloatArray,
+        all_tokens: FloatArray,
+        sequences: FloatArray | None,
+        prefill_core_ms: list[FloatArray] | None,
+        prompts: FloatArray | float,
+        *,
+        low_latency: bool,
+    ) -> FloatArray:
+        """Time of all layers of one pipeline stage for one micro-batch, or for two overlapped ones.
+
+        Args:
+            tokens: tokens of one micro-batch on one DP rank.
+            all_tokens: tokens of one micro-batch over all DP ranks.
+            sequences: decoding sequences of one micro-batch on one DP rank, or None.
+            prefill_core_ms: attention core of one prompt chunk, per layer group, or None.
+            prompts: prompt chunks of one micro-batch on one DP rank.
+            low_latency: decode-style exchange.
+        """
+        groups = self.site.model.layers
+        stages: list[list[FloatArray]] = []
+        for index in range(len(groups)):
+            compute = self._token_times[index](tokens)
+            if prefill_core_ms is not None:
+                compute = compute + prefill_core_ms[index] * np.asarray(prompts)
+            if sequences is not None:
+                compute = compute + self._decode_cores[index](sequences)
+            dispatch, combine = self._exchanges(index, low_latency=low_latency)
+            stages.append([compute, dispatch(tokens), self._expert_times[index](all_tokens), combine(tokens)])
+        share = -(-self.site.model.layer_count // self.layout.pp) / self.site.model.layer_count
+        if not self.layout.overlap:
+            per_group = [sum(parts) * group.count for parts, group in zip(stages, groups, strict=True)]
+            return np.asarray(sum(per_group) * share)
+        shape = np.broadcast_shapes(*(part.shape for parts in stages for part in parts))
+        if not low_latency:
+            slower = 1.0 / (1.0 - EXCHANGE_CORE_SHARE)
+            stages = [[part * (slower if k in (0, 2) else 1.0) for k, part in enumerate(parts)] for parts in stages]
+        stacked = [np.stack([np.broadcast_to(part, shape) for part in parts], axis=-1) for parts in stages]
+        return self.pattern.time_ms(stacked, microbatches=2, servers=OVERLAP_SERVERS) * share
+
+    def _exchanges(self, index: int, *, low_latency: bool) -> tuple[PiecewiseLinear, PiecewiseLinear]:
+        key = (index, low_latency)
+        if key not in self._exchange_cache:
+            self._exchange_cache[key] = self.exchange(index, low_latency=low_latency)
+        return self._exchange_cache[key]
+
+    @cached_property
+    def _exchange_cache(self) -> dict[tuple[int, bool], tuple[PiecewiseLinear, PiecewiseLinear]]:
+        return {}
+
+    def _step_ms(self, layers_ms: FloatArray, positions: FloatArray) -> FloatArray:
+        """A step of `pp` stages: a token's latency through all of them, each as slow as the largest."""
+        pp = self.layout.pp
+        hop = 0.0
+        if pp > 1:
+            fabric = self.site.fabric
+            crossing = self.layout.tp * self.layout.dp >= fabric.domain
+            hop = 1e-3 * (12.0 + (fabric.scale_out_latency_us if crossing else fabric.scale_up_latency_us))
+        return pp * (layers_ms + self._once(positions) + hop)
+
+    def decode_step_ms(self, in_flight: ArrayLike, slots: ArrayLike | None = None) -> FloatArray:
+        """One step with only decoding sequences, ms.
+
+        Args:
+            in_flight: mean requests in flight on the replica, any shape.
+            slots: slots of the replica (the batch that the engine is configured for), same shape; `in_flight` itself
+                where None.
+
+        Returns:
+            Step time in ms, same shape.
+        """
+        in_flight = np.asarray(in_flight, dtype=float)
+        slots = in_flight if slots is None else np.asarray(slots, dtype=float)
+        parts = self.layout.parts
+        sequences = per_part(in_flight, slots, parts)
+        queries = self.site.queries
+        everything = np.maximum(in_flight * self.layout.dp / parts, 1.0) * queries
+        layers = self._layers_ms(sequences * queries, everything, sequences, None, 0.0, low_latency=True)
+        return self._step_ms(layers, sequences * queries * (2 if self.layout.overlap else 1))
+
+    def mixed_step_ms(self, in_flight: ArrayLike, slots: ArrayLike | None, chunks: ArrayLike) -> FloatArray:
+        """One step in which every DP rank also computes one of `chunks` equal chunks of a prompt, ms.
+
+        Arguments as in `decode_step_ms`; `chunks` is a scalar or has the same shape.
+        """
+        in_flight = np.asarray(in_flight, dtype=float)
+        slots = in_flight if slots is None else np.asarray(slots, dtype=float)
+        layout, parts = self.layout, self.layout.parts
+        batches = 2 if layout.overlap else 1
+        sequences = per_part(in_flight, slots, parts)
+        queries = self.site.queries
+        size = self.site.lengths.input / np.asarray(chunks)
+        tokens = sequences * queries + size / batches
+        everything = np.maximum(in_flight * layout.dp / parts, 1.0) * queries + size * layout.dp / batches
+        core = self.attention.prefill_core_ms(self.site.lengths, chunks)
+        layers = self._layers_ms(tokens, everything, sequences, core, 1.0 / batches, low_latency=False)
+        return self._step_ms(layers, sequences * queries * batches + 1.0)
+
+    def prefill_ms(self, prompts: ArrayLike, chunks: int) -> FloatArray:
+        """Time to prefill `prompts` prompts that start together, each in `chunks` equal chunks.
+
+        Prompts spread evenly over the DP ranks; the fullest rank sets the pace. With pipeline stages the chunks
+        follow one another through them.
+
+        Args:
+            prompts: prompts on the replica, any shape, >= 1.
+            chunks: chunks of each prompt.
+
+        Returns:
+            Time in ms from the start to the last prompt's first token, same shape.
+        """
+        prompts = np.asarray(prompts, dtype=float)
+        layout = self.layout
+        on_rank = np.ceil(prompts / layout.dp)
+        size = self.site.lengths.input / chunks
+        core = self.attention.prefill_core_ms(self.site.lengths, chunks)
+        batches = 2 if layout.overlap else 1
+        layers = self._layers_ms(
+            on_rank * size / batches, prompts * size / batches, None, core, on_rank / batches, low_latency=False
+        )
+        stage = self._step_ms(layers, on_rank) / layout.pp
+        return (chunks + layout.pp - 1) * stage + self.prefix_load_ms(on_rank)
+
+    def prefix_load_ms(self, prompts: ArrayLike) -> FloatArray:
+        """Time to bring the prefixes of `prompts` prompts of one DP rank from host memory, ms; 0 where in HBM."""
+        prompts = np.asarray(prompts, dtype=float)
+        if self.site.workload.prefix_tier != "host" or not self.site.has_prefix:
+            return np.zeros_like(prompts)
+        size = self.attention.kv_bytes(self.site.lengths.prefix, self.layout.pp)
+        return prompts * size / self.site.fabric.host_bytes_per_ms
+
+    # -- memory --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def weight_bytes(self) -> float:
+        """Weights on one GPU."""
+        return self.attention.weight_bytes(self.layout.pp) + self.experts.weight_bytes(self.layout.pp)
+
+    def activation_bytes(self, tokens: float) -> float:
+        """Activations and exchange buffers on one GPU for a step of `tokens` tokens on a DP rank."""
+        moe = self.site.moe
+        buffers = 0.0
+        if moe is not None and self.layout.dp > 1:
+            width = moe.expert_hidden or self.site.model.hidden
+            buffers = tokens * moe.experts_per_token * width * 3.0 / self.layout.tp
+        return self.attention.activation_bytes(tokens) + buffers
+
+    def reservation(self, *, decode: bool) -> Reservation:
+        """Memory that requests take on one GPU of this worker.
+
+        Args:
+            decode: requests stay until their last token; otherwise only until their prompt is computed.
+        """
+        return reserve(self.site, self.layout.tp, self.layout.pp, decode=decode)
+
+    def largest_slots(self, tokens: float, *, decode: bool) -> int:
+        """Most requests that the replica's memory holds, 0 where not even one fits.
+
+        Args:
+            tokens: tokens of the largest step on a DP rank, for activations.
+            decode: requests stay until their last token.
+        """
+        free = self.site.memory_bytes - self.weight_bytes - self.activation_bytes(tokens)
+        return self.reservation(decode=decode).largest(free) * self.layout.dp

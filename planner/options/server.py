@@ -1,0 +1,168 @@
+"""One face for workers and AFD units: what the options need of whatever decodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from planner.costs.afd import AfdUnit
+from planner.costs.linear import FloatArray
+from planner.costs.site import Site
+from planner.costs.worker import Worker
+
+IntArray = NDArray[np.int64]
+
+
+class Server(Protocol):
+    """A family of n servers. Arrays of batches have shape (n, g); per-server arrays shape (n,)."""
+
+    @property
+    def site(self) -> Site:
+        """The service on the pool that holds attention."""
+
+    @property
+    def copies(self) -> IntArray:
+        """Attention replicas that share one queue: those of a unit, 1 for a worker."""
+
+    @property
+    def lanes(self) -> IntArray:
+        """Prompts that are computed side by side: DP ranks, or attention replicas."""
+
+    @property
+    def gpus(self) -> IntArray:
+        """GPUs of one server."""
+
+    @property
+    def attention_gpus(self) -> IntArray:
+        """GPUs that hold KV cache."""
+
+    @property
+    def parts(self) -> int:
+        """Equal parts of one replica's batch."""
+
+    @property
+    def links(self) -> int:
+        """GPUs, and so NICs, that hold the cache of one request."""
+
+    def decode_step_ms(self, in_flight: FloatArray, slots: FloatArray) -> FloatArray:
+        """Step with only decoding sequences; `in_flight` and `slots` of one replica."""
+
+    def mixed_step_ms(self, in_flight: FloatArray, slots: FloatArray, chunks: ArrayLike) -> FloatArray:
+        """Step in which every lane also computes a prompt chunk."""
+
+    def slots_cap(self, chunk_tokens: float) -> IntArray:
+        """Most slots of one replica that memory holds beside chunks of `chunk_tokens` tokens per lane."""
+
+
+@dataclass(frozen=True, eq=False)
+class WorkerServer:
+    """One worker."""
+
+    worker: Worker
+
+    @property
+    def site(self) -> Site:
+        """The service on the pool."""
+        return self.worker.site
+
+    @property
+    def copies(self) -> IntArray:
+        """A worker stands alone."""
+        return np.ones(1, dtype=np.int64)
+
+    @property
+    def lanes(self) -> IntArray:
+        """DP ranks."""
+        return np.array([self.worker.layout.dp])
+
+    @property
+    def gpus(self) -> IntArray:
+        """GPUs of the worker."""
+        return np.array([self.worker.layout.gpus])
+
+    @property
+    def attention_gpus(self) -> IntArray:
+        """All GPUs hold KV cache."""
+        return self.gpus
+
+    @property
+    def parts(self) -> int:
+        """DP ranks x micro-batches."""
+        return self.worker.layout.parts
+
+    @property
+    def links(self) -> int:
+        """GPUs of one DP rank."""
+        return self.worker.layout.tp * self.worker.layout.pp
+
+    def decode_step_ms(self, in_flight: FloatArray, slots: FloatArray) -> FloatArray:
+        """Step with only decoding sequences."""
+        return self.worker.decode_step_ms(in_flight, slots)
+
+    def mixed_step_ms(self, in_flight: FloatArray, slots: FloatArray, chunks: ArrayLike) -> FloatArray:
+        """Step in which every DP rank also computes a prompt chunk."""
+        return self.worker.mixed_step_ms(in_flight, slots, chunks)
+
+    def slots_cap(self, chunk_tokens: float) -> IntArray:
+        """Most slots that memory holds."""
+        return np.array([self.worker.largest_slots(chunk_tokens, decode=True)])
+
+
+@dataclass(frozen=True, eq=False)
+class AfdServer:
+    """AFD units with 1 to n attention replicas.
+
+    Args:
+        unit: what the units share.
+        copies: attention replicas, shape (n,).
+    """
+
+    unit: AfdUnit
+    copies: IntArray
+
+    @property
+    def site(self) -> Site:
+        """The service on the attention pool."""
+        return self.unit.attention_site
+
+    @property
+    def lanes(self) -> IntArray:
+        """Every attention replica computes a prompt of its own."""
+        return self.copies
+
+    @property
+    def gpus(self) -> IntArray:
+        """GPUs of the unit."""
+        return self.attention_gpus + self.unit.ffn_gpus
+
+    @property
+    def attention_gpus(self) -> IntArray:
+        """GPUs of the attention replicas."""
+        return self.copies * self.unit.tp
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches."""
+        return self.unit.microbatches
+
+    @property
+    def links(self) -> int:
+        """GPUs of one attention replica."""
+        return self.unit.tp
+
+    def decode_step_ms(self, in_flight: FloatArray, slots: FloatArray) -> FloatArray:
+        """Step with only decoding sequences."""
+        return self.unit.decode_step_ms(in_flight, self.copies[:, None], slots)
+
+    def mixed_step_ms(self, in_flight: FloatArray, slots: FloatArray, chunks: ArrayLike) -> FloatArray:
+        """Step in which every attention replica also computes a prompt chunk."""
+        return self.unit.mixed_step_ms(in_flight, self.copies[:, None], slots, chunks)
+
+    def slots_cap(self, chunk_tokens: float) -> IntArray:
+        """Most slots of one attention replica that memory holds; at least one per micro-batch or none."""
+        cap = self.unit.largest_slots(chunk_tokens)
+        fits = self.unit.ffn_fits(self.copies * chunk_tokens)
+        return np.where(fits & (cap >= self.unit.microbatches), cap, 0)
