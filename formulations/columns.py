@@ -11,7 +11,7 @@ import numpy as np
 
 from formulations.assembly import Assembly, new_model, options_of
 from formulations.dominance import prune as kept_rows
-from formulations.formulation import Formulation, add_families, run
+from formulations.formulation import Formulation, formulate, run
 from formulations.seam import Progress
 from formulations.solution import Solution
 from formulations.table import OptionTable, Problem, check, gpus_by_pool
@@ -45,7 +45,7 @@ def build(problem: Problem, table: OptionTable) -> Formulation:
         model=new_model(problem, paths, largest),
         carriers=("vN",) * len(options),
     )
-    return Formulation(assembly, rows, add_families(assembly))
+    return formulate(assembly, rows)
 
 
 def solve(

@@ -62,10 +62,11 @@ def decode(
     flow = flow * shrink[[each.path for each in flows]] if flows else flow
     used = _used_paths(assembly, chosen, rate)
     counts[~np.isin(paths.of_row, used)] = 0
+    role_rows = {(path, int(role)): np.array(rows) for path, role, rows in assembly.roles}
     for each, need in zip(flows, flow.tolist(), strict=True):
         if each.path in used:
-            _trim(assembly, np.array(each.rows), counts, unit_rps, need, last_of_role=each.flow < 0)
-    for path, _, rows in assembly.roles:
+            _trim(assembly, np.array(each.rows), role_rows[each.path, each.role], counts, unit_rps, need)
+    for (path, _), rows in role_rows.items():
         if path in used and not counts[rows].any():
             raise RuntimeError(f"path {paths.triple(path)} is chosen but a role of it has no replica")
     if problem.sense == "maximize":
@@ -177,14 +178,13 @@ def _used_paths(assembly: Assembly, chosen: np.ndarray, rate: FloatArray) -> lis
 
 
 def _trim(
-    assembly: Assembly, rows: IntArray, counts: IntArray, unit_rps: FloatArray, need: float, *, last_of_role: bool
+    assembly: Assembly, rows: IntArray, role_rows: IntArray, counts: IntArray, unit_rps: FloatArray, need: float
 ) -> None:
-    """Drop replicas that a class can do without, the largest first; the role's last one stays."""
-    least = int(last_of_role)
+    """Drop replicas that a class can do without, the largest first; the last one of the role stays."""
     order = rows[np.lexsort((unit_rps[rows], -assembly.gpus[rows].sum(axis=1)))]
     for row in order[counts[order] > 0].tolist():
         spare = float(unit_rps[rows] @ counts[rows]) - need
-        droppable = min(int(counts[row]), int(counts[rows].sum()) - least)
+        droppable = min(int(counts[row]), int(counts[role_rows].sum()) - 1)
         dropped = min(droppable, int((spare + ROUNDING * need) / unit_rps[row]))
         while dropped > 0 and float(unit_rps[rows] @ counts[rows]) - dropped * unit_rps[row] < need * (1 - ROUNDING):
             dropped -= 1

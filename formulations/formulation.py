@@ -2,7 +2,7 @@
 
 Families, in order: inventory, packing, rate matching, mode, level, demand, flow, network, in flight, objective. The
 mathematics of each is in its file. Redundancy, budget, power, reconfiguration and placement will be further files and
-further lines of `add_families`.
+further lines of `formulate`.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,9 @@ from formulations import (
     flow,
     in_flight,
     inventory,
+    knapsack,
     level,
+    links,
     mode,
     network,
     objective,
@@ -49,29 +51,36 @@ class Formulation:
         assembly: its rows, paths and Pyomo model (`assembly.model`).
         rows: row of the caller's table of every row of the assembly, (R,).
         flows: the classes of served flow.
+        bounds: its link bounds.
         carried: values of its own variables for given replicas.
     """
 
     assembly: Assembly
     rows: IntArray
     flows: list[FlowClass]
+    bounds: links.Links
     carried: Carried = _nothing
 
 
-def add_families(assembly: Assembly) -> list[FlowClass]:
-    """Add every constraint family and the objective to an assembly's model; return its flow classes."""
+def formulate(assembly: Assembly, rows: IntArray, carried: Carried = _nothing) -> Formulation:
+    """Add every constraint family and the objective to an assembly's model.
+
+    Raises:
+        ValueError: a pool has too many packing patterns.
+    """
     flows = flow.classes(assembly)
+    bounds = links.bounds(assembly)
     inventory.add(assembly)
     packing.add(assembly)
     rate_matching.add(assembly)
-    mode.add(assembly)
-    level.add(assembly)
+    mode.add(assembly, bounds)
+    level.add(assembly, bounds)
     demand.add(assembly)
     flow.add(assembly, flows)
     network.add(assembly, flows)
     in_flight.add(assembly, flows)
     objective.add(assembly)
-    return flows
+    return Formulation(assembly, rows, flows, bounds, carried)
 
 
 def run(
@@ -91,6 +100,10 @@ def run(
     """
     assembly = built.assembly
     form = seam.extract(assembly.model)
+    if start is None:
+        table = built.bounds.table if assembly.problem.sense == "maximize" else None
+        plan = {} if table is None else knapsack.start(table)
+        start = {int(built.rows[row]): count for row, count in plan.items()} or None
     result = seam.solve(
         form,
         gap=gap,

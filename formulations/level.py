@@ -13,14 +13,13 @@ D[k] is the link bound of the path alone (`formulations.links`).
 
 from pyomo.core import Constraint
 
-from formulations import links
 from formulations.assembly import Assembly, linear
+from formulations.links import Links
 
 
-def add(assembly: Assembly) -> None:
+def add(assembly: Assembly, links: Links) -> None:
     """Add cLevelRate, cLevel and cLevelMode."""
     model, problem, paths = assembly.model, assembly.problem, assembly.paths
-    bounds = links.path_bounds(assembly)
     model.cLevelRate = Constraint(model.sPaths, model.sPeriods)
     model.cLevelMode = Constraint(model.sPaths)
     of_mode: dict[tuple[int, int], list[int]] = {}
@@ -28,7 +27,7 @@ def add(assembly: Assembly) -> None:
         pair = (int(paths.service[path]), int(paths.mode[path]))
         of_mode.setdefault(pair, []).append(path)
         for period in model.sPeriods:
-            terms = [(1.0, model.vRate[path, period]), (-bounds[path], model.vW[path])]
+            terms = [(1.0, model.vRate[path, period]), (-links.path[path], model.vW[path])]
             model.cLevelRate.add((path, period), (None, linear(terms), 0.0))
         if problem.split[pair[0]]:
             model.cLevelMode.add(path, (None, linear([(1.0, model.vW[path]), (-1.0, model.vY[pair])]), 0.0))

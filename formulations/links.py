@@ -9,42 +9,57 @@ D is the optimum of the linear relaxation of one block of paths K' on the whole 
 
 and at most the service's demand. It is the smallest number for which ``rate <= D y`` cuts nothing off the relaxation of
 that block, so there is no loose big M. With one pool it has a closed form: with rho_r the best requests/s per GPU of
-role r, D = G / sum_r (1 / rho_r). Otherwise all blocks are solved at once as one block-diagonal program.
+role r, D = G / sum_r (1 / rho_r). Otherwise all blocks are solved at once as one block-diagonal program. Where one
+pool is small enough to tabulate, a path's bound is the optimum in whole replicas (`formulations.knapsack`): tighter.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
+from formulations import knapsack
 from formulations.assembly import Assembly
 from formulations.seam import from_triplets, relax
 from formulations.table import FloatArray, IntArray, Role
-from formulations.tolerances import LINK_SLACK
+from formulations.tolerances import KNAPSACK_SLACK, LINK_SLACK
 
 
-def path_bounds(assembly: Assembly) -> FloatArray:
-    """Return D of every path, requests/s, (K,)."""
-    paths = assembly.paths
-    bound = _block_bounds(assembly, np.arange(len(paths), dtype=np.int64))
-    return _capped(bound, assembly.problem.demand_rps[paths.service])
+@dataclass(frozen=True)
+class Links:
+    """Link bounds of an assembly, requests/s.
 
-
-def mode_bounds(assembly: Assembly) -> dict[tuple[int, int], float]:
-    """Return D of every (service, mode), requests/s: over its levels together where the service may split.
-
-    A service that may not split uses one level, so the largest of its levels' bounds holds.
+    Attributes:
+        path: D of every path, (K,).
+        mode: D of every (service, mode): over its levels together where the service may split; the largest of its
+            levels' where it may not, since it then uses one.
+        table: the tables of whole replicas behind `path`, where there are any.
     """
+
+    path: FloatArray
+    mode: dict[tuple[int, int], float]
+    table: knapsack.Knapsack | None
+
+
+def bounds(assembly: Assembly) -> Links:
+    """Return the link bounds of every path and every (service, mode)."""
     paths, problem = assembly.paths, assembly.problem
-    key = paths.service * len(problem.modes) + paths.mode
-    unique, block = np.unique(key, return_inverse=True)
-    single = np.zeros(len(unique))
-    np.maximum.at(single, block, path_bounds(assembly))
-    service = unique // len(problem.modes)
-    if problem.split[service].any() and len(unique) < len(paths):
+    table = knapsack.tabulate(assembly)
+    if table is None:
+        path = _block_bounds(assembly, np.arange(len(paths), dtype=np.int64))
+    else:
+        units = table.rate_rps.shape[1] - 1
+        whole = [table.split(number, units)[0] for number in range(len(paths))]
+        path = np.array(whole, dtype=np.float64) * (1 + KNAPSACK_SLACK)
+    path = _capped(path, problem.demand_rps[paths.service])
+    pair, block = np.unique(paths.service * len(problem.modes) + paths.mode, return_inverse=True)
+    service, mode = np.divmod(pair, len(problem.modes))
+    largest = np.zeros(len(pair))
+    np.maximum.at(largest, block, path)
+    if problem.split[service].any() and len(pair) < len(paths):
         together = _capped(_block_bounds(assembly, block.astype(np.int64)), problem.demand_rps[service])
-        single = np.where(problem.split[service], together, single)
-    return {
-        (int(pair) // len(problem.modes), int(pair) % len(problem.modes)): float(bound)
-        for pair, bound in zip(unique, single, strict=True)
-    }
+        largest = np.where(problem.split[service], together, largest)
+    pairs = zip(service.tolist(), mode.tolist(), strict=True)
+    return Links(path, dict(zip(pairs, largest.tolist(), strict=True)), table)
 
 
 def _capped(bound: FloatArray, demand: FloatArray) -> FloatArray:

@@ -14,12 +14,12 @@ paths that are not chosen carry nothing and are left out of the solution. A serv
 
 from pyomo.core import Constraint
 
-from formulations import links
 from formulations.assembly import Assembly, linear
+from formulations.links import Links
 from formulations.table import Role
 
 
-def add(assembly: Assembly) -> None:
+def add(assembly: Assembly, links: Links) -> None:
     """Add cMode, cModeRate and cServed."""
     model, problem, paths = assembly.model, assembly.problem, assembly.paths
     model.cMode = Constraint(model.sServices)
@@ -27,14 +27,13 @@ def add(assembly: Assembly) -> None:
         chosen = linear([(1.0, model.vY[s, m]) for s, m in model.sModes if s == service])
         model.cMode.add(service, (1.0, chosen, None if problem.split[service] else 1.0))
     model.cModeRate = Constraint(model.sModes, model.sPeriods)
-    bounds = links.mode_bounds(assembly)
     of_mode: dict[tuple[int, int], list[int]] = {}
     for path in model.sPaths:
         of_mode.setdefault((int(paths.service[path]), int(paths.mode[path])), []).append(path)
     for service, mode in model.sModes:
         for period in model.sPeriods:
             terms = [(1.0, model.vRate[path, period]) for path in of_mode[service, mode]]
-            terms.append((-bounds[service, mode], model.vY[service, mode]))
+            terms.append((-links.mode[service, mode], model.vY[service, mode]))
             model.cModeRate.add((service, mode, period), (None, linear(terms), 0.0))
     model.cServed = Constraint(model.sPaths, [int(role) for role in Role], model.sPeriods)
     for path, role, rows in assembly.roles:

@@ -30,7 +30,7 @@ from pyomo.core import Constraint, NonNegativeReals, Set, Var
 
 from formulations.assembly import PERIODS, Assembly, linear, new_model, options_of
 from formulations.dominance import prune as kept_rows
-from formulations.formulation import Formulation, add_families, run
+from formulations.formulation import Formulation, formulate, run
 from formulations.seam import Progress
 from formulations.solution import Segment, Solution
 from formulations.table import FloatArray, IntArray, OptionTable, Problem, check, gpus_by_pool
@@ -198,7 +198,7 @@ def build(problem: Problem, table: OptionTable, curves: CurveTable, kept: IntArr
     )
     segments = {int(row): int(segment[row]) for row in np.flatnonzero(on_curve)}
     _add_segments(model, curves, segments)
-    return Formulation(assembly, rows, add_families(assembly), _carried(model, curves, segments))
+    return formulate(assembly, rows, _carried(model, curves, segments))
 
 
 def _add_segments(model: Any, curves: CurveTable, segments: dict[int, int]) -> None:

@@ -9,6 +9,9 @@ ROW_CHECK = 1e-7
 LINK_SLACK = 1e-6
 """Relative inflation of a link bound D, so that an LP optimum known to the solver's tolerance still bounds."""
 
+KNAPSACK_SLACK = 1e-11
+"""Relative inflation of a link bound computed in closed form: rounding only."""
+
 ROUNDING = 1e-12
 """Relative rounding error granted to a sum of a few hundred doubles when replicas are counted."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from specs.comparison import Alternatives, Comparison
 from specs.plan import Plan
 from specs.scenario import Scenario
 
@@ -17,7 +18,12 @@ FOLDER = Path(__file__).parents[1] / "docs" / "schema"
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Return the JSON Schema (draft 2020-12) of each contract by name."""
-    return {"scenario": _schema(Scenario, "Cleave scenario"), "plan": _schema(Plan, "Cleave plan")}
+    return {
+        "scenario": _schema(Scenario, "Cleave scenario"),
+        "plan": _schema(Plan, "Cleave plan"),
+        "comparison": _schema(Comparison, "Cleave comparison"),
+        "alternatives": _schema(Alternatives, "Cleave alternatives"),
+    }
 
 
 def _schema(kind: type[BaseModel], title: str) -> dict[str, Any]:

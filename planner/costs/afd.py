@@ -42,7 +42,7 @@ class Crossing:
 
 @dataclass(frozen=True, eq=False)
 class AfdUnit:
-    """AFD units that differ only in their number of attention replicas, which the methods take as an array.
+    """AFD units that differ only in their attention replicas and micro-batches, which the methods take as arrays.
 
     Args:
         attention_site: the service on the attention pool.
@@ -51,7 +51,6 @@ class AfdUnit:
         ep: expert-parallel ranks of the FFN replica.
         moe_tp: ranks that share each expert.
         expert_slots: expert slots over all EP ranks.
-        microbatches: micro-batches in flight.
         scale_up: whether each unit lies in one scale-up domain.
     """
 
@@ -61,7 +60,6 @@ class AfdUnit:
     ep: int
     moe_tp: int
     expert_slots: int
-    microbatches: int
     scale_up: bool
 
     @staticmethod
@@ -74,14 +72,13 @@ class AfdUnit:
             layout.ep,
             layout.moe_tp,
             layout.expert_slots,
-            layout.microbatches,
             layout.scale_up,
         )
 
-    def layout(self, attention_replicas: int) -> AfdLayout:
-        """The layout with a given number of attention replicas."""
+    def layout(self, attention_replicas: int, microbatches: int) -> AfdLayout:
+        """The layout with given numbers of attention replicas and micro-batches."""
         return AfdLayout(
-            self.tp, attention_replicas, self.ep, self.moe_tp, self.expert_slots, self.microbatches, self.scale_up
+            self.tp, attention_replicas, self.ep, self.moe_tp, self.expert_slots, microbatches, self.scale_up
         )
 
     @property
@@ -215,39 +212,47 @@ class AfdUnit:
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
-    def decode_step_ms(self, in_flight: ArrayLike, replicas: ArrayLike, slots: ArrayLike | None = None) -> FloatArray:
+    def decode_step_ms(
+        self, in_flight: ArrayLike, replicas: ArrayLike, microbatches: ArrayLike, slots: ArrayLike | None = None
+    ) -> FloatArray:
         """One step in which every sequence of the unit gets a token, ms.
 
         Args:
             in_flight: mean requests in flight on one attention replica, any shape.
             replicas: attention replicas of the unit, same shape or scalar.
+            microbatches: micro-batches in flight, same shape or scalar.
             slots: slots of one attention replica; `in_flight` itself where None.
         """
-        in_flight = np.asarray(in_flight, dtype=float)
+        in_flight, count = np.asarray(in_flight, dtype=float), np.asarray(microbatches)
         slots = in_flight if slots is None else np.asarray(slots, dtype=float)
-        sequences = per_part(in_flight, slots, self.microbatches)
+        sequences = per_part(in_flight, slots, count)
         queries = self.attention_site.queries
         stages = self.stage_ms(sequences * queries, sequences, replicas)
-        layers = self.pattern.time_ms(stages, self.microbatches, SERVERS)
-        return layers + self._once(sequences * queries * self.microbatches)
+        layers = self.pattern.time_ms(stages, count, SERVERS)
+        return layers + self._once(sequences * queries * count)
 
     def mixed_step_ms(
-        self, in_flight: ArrayLike, replicas: ArrayLike, slots: ArrayLike | None, chunks: ArrayLike
+        self,
+        in_flight: ArrayLike,
+        replicas: ArrayLike,
+        microbatches: ArrayLike,
+        slots: ArrayLike | None,
+        chunks: ArrayLike,
     ) -> FloatArray:
         """One step in which every attention replica also computes one of `chunks` equal chunks of a prompt, ms.
 
         Arguments as in `decode_step_ms`; `chunks` is a scalar or has the same shape.
         """
-        in_flight = np.asarray(in_flight, dtype=float)
+        in_flight, count = np.asarray(in_flight, dtype=float), np.asarray(microbatches)
         slots = in_flight if slots is None else np.asarray(slots, dtype=float)
-        sequences = per_part(in_flight, slots, self.microbatches)
+        sequences = per_part(in_flight, slots, count)
         queries = self.attention_site.queries
-        tokens = sequences * queries + self.attention_site.lengths.input / np.asarray(chunks) / self.microbatches
+        tokens = sequences * queries + self.attention_site.lengths.input / np.asarray(chunks) / count
         whole = self.attention.prefill_core_ms(self.attention_site.lengths, chunks)
-        core = [ms / self.microbatches for ms in whole]
+        core = [ms / count for ms in whole]
         stages = self.stage_ms(tokens, sequences, replicas, core)
-        layers = self.pattern.time_ms(stages, self.microbatches, SERVERS)
-        return layers + self._once(sequences * queries * self.microbatches + 1.0)
+        layers = self.pattern.time_ms(stages, count, SERVERS)
+        return layers + self._once(sequences * queries * count + 1.0)
 
     # -- memory --------------------------------------------------------------------------------------------------
 

@@ -55,18 +55,21 @@ class AnalyticKernels:
             case GroupedGemm():
                 return self._grouped(operator, kernel_ms)
             case DecodeAttention():
-                work = decode_work(
-                    operator.attention, operator.tp, operator.kv_dtype, operator.first_context, operator.last_context
+                phases = decode_work(
+                    operator.attention,
+                    operator.tp,
+                    operator.kv_dtype,
+                    operator.first_context,
+                    operator.last_context,
+                    operator.queries,
                 )
-                return affine(
-                    work.kernels * kernel_ms,
-                    self._core_ms(work, self._efficiency.decode_compute, queries=operator.queries),
-                )
+                efficiency = self._efficiency.decode_compute, self._efficiency.sparse_decode_compute
+                return self._core(phases, *efficiency)
             case PrefillAttention():
-                work = prefill_work(
+                phases = prefill_work(
                     operator.attention, operator.tp, operator.kv_dtype, operator.new_tokens, operator.context
                 )
-                return affine(work.kernels * kernel_ms, self._core_ms(work, self._efficiency.prefill_compute))
+                return self._core(phases, self._efficiency.prefill_compute, self._efficiency.prefill_compute)
             case Elementwise():
                 per_token = operator.bytes_per_token / (self.bytes_per_ms * self._efficiency.stream_memory)
                 return affine(operator.kernels * kernel_ms, per_token)
@@ -100,10 +103,15 @@ class AnalyticKernels:
 
         return fit(time, low=1.0, high=LARGEST_TOKENS)
 
-    def _core_ms(self, work: CoreWork, compute_efficiency: float, *, queries: int = 1) -> float:
-        compute = work.flops / (self.flops_per_ms(Precision.BF16) * compute_efficiency)
-        compute += work.flops_fp8 / (self.flops_per_ms(Precision.FP8) * compute_efficiency)
-        return max(queries * compute, work.bytes_read / (self.bytes_per_ms * self._efficiency.cache_memory))
+    def _core(self, phases: tuple[CoreWork, ...], compute: float, sparse_compute: float) -> PiecewiseLinear:
+        """Attention phases one after the other, each at its own roofline; ms over sequences."""
+        per_sequence = 0.0
+        for work in phases:
+            share = sparse_compute if work.sparse else compute
+            products = work.flops / (self.flops_per_ms(Precision.BF16) * share)
+            products += work.flops_fp8 / (self.flops_per_ms(Precision.FP8) * compute)
+            per_sequence += max(products, work.bytes_moved / (self.bytes_per_ms * self._efficiency.cache_memory))
+        return affine(sum(work.kernels for work in phases) * self._efficiency.kernel_us * 1e-3, per_sequence)
 
 
 def hottest_rank(grouped: GroupedGemm, tokens: FloatArray) -> tuple[FloatArray, FloatArray]:

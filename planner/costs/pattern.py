@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from planner.costs.linear import FloatArray
-from planner.costs.pipeline import periodic_max_plus_ms
+from planner.costs.pipeline import identical_layers_ms, periodic_max_plus_ms
 from specs.model import ModelSpec, MoeFfn
+
+IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,31 @@ class LayerPattern:
             rest.pop(0)
         return LayerPattern(tuple(prologue), tuple(((index,), counts[index]) for index in rest))
 
-    def time_ms(self, stages: Sequence[FloatArray], microbatches: int, servers: tuple[int, ...]) -> FloatArray:
-        """Time of all layers for `microbatches` equal micro-batches, ms.
+    def time_ms(self, stages: Sequence[FloatArray], microbatches: ArrayLike, servers: tuple[int, ...]) -> FloatArray:
+        """Time of all layers for equal micro-batches, ms.
 
         Args:
             stages: per layer group, stage times of one micro-batch, shape (..., K).
-            microbatches: micro-batches in flight.
+            microbatches: micro-batches in flight, a scalar or of shape (...).
             servers: server of each stage.
         """
+        shape = stages[0].shape[:-1]
+        count = np.broadcast_to(np.asarray(microbatches), shape)
+        if len(set(servers)) == len(servers) and len(self.runs) == 1 and len(self.runs[0][0]) == 1:
+            return self._identical_ms(stages, count)
+        time: FloatArray = np.zeros(shape)
+        for value in np.unique(count):
+            rows = count == value
+            time[rows] = self._recursion_ms([stage[rows] for stage in stages], int(value), servers)
+        return time
+
+    def _identical_ms(self, stages: Sequence[FloatArray], count: IntArray) -> FloatArray:
+        """Closed form: the prologue keeps the attention server busy for all micro-batches before the first run."""
+        (group,), repeats = self.runs[0]
+        prologue = sum((stages[index][..., 0] for index in self.prologue), np.zeros(count.shape))
+        return np.asarray(count * prologue + identical_layers_ms(stages[group], repeats, count))
+
+    def _recursion_ms(self, stages: Sequence[FloatArray], microbatches: int, servers: tuple[int, ...]) -> FloatArray:
         time: FloatArray = np.zeros(stages[0].shape[:-1])
         prologue = np.stack([stages[index][..., 0] for index in self.prologue], axis=-1) if self.prologue else None
         for position, (pattern, repeats) in enumerate(self.runs):

@@ -34,7 +34,7 @@ _PERIODIC_TOLERANCE = 1e-13
 _LONGEST_CYCLE = 4
 
 
-def identical_layers_ms(stage_ms: ArrayLike, layers: int, microbatches: int) -> FloatArray:
+def identical_layers_ms(stage_ms: ArrayLike, layers: int, microbatches: ArrayLike) -> FloatArray:
     """Step time of identical layers whose K stages run on K servers of their own, for equal micro-batches.
 
     max(S + s (M L - 1), L S + (M - 1) s) with S the sum and s the largest of the stage times: the busiest server never
@@ -43,7 +43,7 @@ def identical_layers_ms(stage_ms: ArrayLike, layers: int, microbatches: int) -> 
     Args:
         stage_ms: (..., K) time of each stage for one micro-batch.
         layers: number of layers L, at least 1.
-        microbatches: number of micro-batches M, at least 1.
+        microbatches: number of micro-batches M, at least 1; a scalar or of shape (...).
 
     Returns:
         (...) step time.
@@ -51,7 +51,8 @@ def identical_layers_ms(stage_ms: ArrayLike, layers: int, microbatches: int) -> 
     Raises:
         ValueError: ``layers`` or ``microbatches`` below 1.
     """
-    if layers < 1 or microbatches < 1:
+    microbatches = np.asarray(microbatches)
+    if layers < 1 or np.any(microbatches < 1):
         raise ValueError(f"layers ({layers}) and microbatches ({microbatches}) must be at least 1")
     stage = np.asarray(stage_ms, dtype=np.float64)
     total = stage.sum(axis=-1)

@@ -32,7 +32,7 @@ def dispatch_bytes(hidden: int, precision: Precision) -> float:
     return hidden * (1.0 + 4.0 / 128.0)
 
 
-def per_part(in_flight: FloatArray, slots: FloatArray, parts: int) -> FloatArray:
+def per_part(in_flight: FloatArray, slots: FloatArray, parts: ArrayLike) -> FloatArray:
     """Mean load of the fullest of `parts` equal parts when `in_flight` of `slots` slots are taken.
 
     Slots are dealt out evenly, so the fullest part has ceil(slots / parts) of them; a part that runs has one request
@@ -84,13 +84,13 @@ class Worker:
         if layout.dp == 1:
             return constant(0.0), self.site.fabric.all_reduce(layout.tp, width * ACTIVATION_BYTES)
         ranks = layout.ep * layout.moe_tp
-        copies = self._copies(ffn, low_latency=low_latency)
+        copies = self.copies(ffn, low_latency=low_latency)
         share = 1.0 / layout.tp
         out = self.site.fabric.exchange(copies, dispatch_bytes(width, self.site.service.precision), peers=ranks - 1)
         back = self.site.fabric.exchange(copies, width * ACTIVATION_BYTES, peers=ranks - 1)
         return out.scaled(1.0, stretch=share), back.scaled(1.0, stretch=share)
 
-    def _copies(self, ffn: MoeFfn, *, low_latency: bool) -> Copies:
+    def copies(self, ffn: MoeFfn, *, low_latency: bool) -> Copies:
         layout = self.layout
         ranks, domain = layout.ep * layout.moe_tp, self.site.fabric.domain
         if layout.ep == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,9 @@ class OptionBlock:
     Args:
         families: what the options are built from; `family` indexes it.
         family: index into `families`.
+        origin: row of the family's server that the option came from.
         replicas: attention replicas of an AFD unit; 1 for a worker.
+        microbatches: micro-batches in flight of an AFD unit; 1 for a worker.
         slots: requests in flight that one replica (one attention replica) is configured for.
         in_flight: mean requests in flight on it.
         chunks: equal chunks in which a prompt is computed; 0 where the role has no prefill.
@@ -39,7 +41,9 @@ class OptionBlock:
 
     families: tuple[Family, ...]
     family: IntArray
+    origin: IntArray
     replicas: IntArray
+    microbatches: IntArray
     slots: IntArray
     in_flight: FloatArray
     chunks: IntArray
@@ -58,6 +62,10 @@ class OptionBlock:
         """The options of some rows."""
         arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "families"}
         return OptionBlock(families=self.families, **arrays)
+
+    def at_level(self, level: int) -> OptionBlock:
+        """The same options at another level."""
+        return replace(self, level=np.full(len(self), level, dtype=np.int64))
 
     @staticmethod
     def concat(blocks: Sequence[OptionBlock]) -> OptionBlock:
@@ -78,7 +86,14 @@ class OptionBlock:
     def of(family: Family, **arrays: Any) -> OptionBlock:
         """A block of one family; scalars are repeated, missing integer arrays are zero."""
         columns = [f.name for f in fields(OptionBlock) if f.name not in ("families", "family")]
-        defaults: dict[str, Any] = {"replicas": 1, "chunks": 0, "level": 0, "tpot_ms": 0.0}
+        defaults: dict[str, Any] = {
+            "origin": 0,
+            "replicas": 1,
+            "microbatches": 1,
+            "chunks": 0,
+            "level": 0,
+            "tpot_ms": 0.0,
+        }
         given = [np.asarray(arrays.get(name, defaults.get(name))) for name in columns]
         shaped = np.broadcast_arrays(*given)
         values = {
@@ -90,4 +105,5 @@ class OptionBlock:
 
 
 def _dtype(name: str) -> type:
-    return np.int64 if name in ("family", "replicas", "slots", "chunks", "level") else np.float64
+    integers = ("family", "origin", "replicas", "microbatches", "slots", "chunks", "level")
+    return np.int64 if name in integers else np.float64

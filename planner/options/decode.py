@@ -26,15 +26,17 @@ class Level:
     """A TTFT level of a P/D mode.
 
     Args:
-        links: NICs that the KV transfer of one request counts on.
+        link_bytes_per_ms: rate that the KV transfer of one request counts on: both sides must have it.
         decode_ms: largest decode part of TTFT.
+        decode_ms_below: the next smaller `decode_ms`; decode parts of this level lie above it.
     """
 
-    links: int
+    link_bytes_per_ms: float
     decode_ms: float
+    decode_ms_below: float
 
 
-NO_LEVEL = Level(0, float("inf"))
+NO_LEVEL = Level(0.0, float("inf"), 0.0)
 """The one level where TTFT has no decode part to bound."""
 
 
@@ -62,25 +64,37 @@ def decode_options(
     cap = server.slots_cap(DECODE_STEP_TOKENS)
     rejected["memory cannot hold weights and one request"] += int(np.sum(cap == 0))
     times = DecodeTimes(server, targets)
-    blocks = []
+    links = server.links * server.site.fabric.scale_out_bytes_per_ms
+    blocks: list[OptionBlock] = []
+    found: dict[float, OptionBlock] = {}
     for index, level in enumerate(levels):
-        if server.links < level.links:
+        if links < level.link_bytes_per_ms:
             continue
-
-        def feasible(slots: IntArray, level: Level = level) -> NDArray[np.bool_]:
-            wanted = np.asarray(slots, dtype=float)
-            good = times.tpot_ms(wanted) <= targets.tpot_ms
-            if np.isfinite(level.decode_ms):
-                good &= times.first_ms(wanted) <= level.decode_ms
-            return np.asarray(good)
-
-        best = best_batches(feasible, cap, server.parts)
-        if index == 0:
-            rejected["TPOT"] += int(np.sum((best.max(axis=1) == 0) & (cap > 0)))
-        rows, columns = np.nonzero(best)
-        if rows.size:
-            blocks.append(_options(family, times, best, rows, columns, index, transfer_bytes))
+        if level.decode_ms not in found:
+            found[level.decode_ms] = _within(family, times, cap, level.decode_ms, transfer_bytes)
+            if len(found) == 1:
+                missing = np.setdiff1d(np.flatnonzero(cap), found[level.decode_ms].origin)
+                rejected["TPOT"] += missing.size
+        blocks.append(found[level.decode_ms].at_level(index))
     return OptionBlock.concat(blocks)
+
+
+def _within(family: Family, times: DecodeTimes, cap: IntArray, decode_ms: float, transfer_bytes: float) -> OptionBlock:
+    """The best options whose decode part of TTFT is at most `decode_ms`."""
+    targets = times.targets
+
+    def feasible(slots: IntArray) -> NDArray[np.bool_]:
+        wanted = np.asarray(np.maximum(slots, 1), dtype=float)
+        good = times.tpot_ms(wanted) <= targets.tpot_ms
+        if np.isfinite(decode_ms):
+            good &= times.first_ms(wanted) <= decode_ms
+        return np.asarray(good)
+
+    best = best_batches(feasible, cap, times.server.parts)
+    rows, columns = np.nonzero(best)
+    if not rows.size:
+        return OptionBlock.concat([])
+    return _options(family, times, best, rows, columns, transfer_bytes)
 
 
 def _options(
@@ -89,7 +103,6 @@ def _options(
     best: IntArray,
     rows: IntArray,
     columns: IntArray,
-    level: int,
     transfer_bytes: float,
 ) -> OptionBlock:
     server = times.server
@@ -103,7 +116,9 @@ def _options(
     pick = (rows, columns)
     return OptionBlock.of(
         family,
+        origin=rows,
         replicas=server.copies[rows],
+        microbatches=server.microbatches[rows],
         slots=best[pick],
         in_flight=mean[pick],
         utilisation=(mean / slots)[pick],
@@ -111,5 +126,4 @@ def _options(
         ttft_ms=times.first_ms(slots)[pick],
         tpot_ms=times.tpot_ms(slots)[pick],
         residency_s=1e-3 * stay[pick],
-        level=level,
     )

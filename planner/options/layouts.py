@@ -6,9 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
+import numpy as np
+
 from planner.costs.afd import AfdUnit
 from planner.costs.layout import Layout
 from planner.costs.site import Site
+from planner.options.server import AfdServer
 from specs.model import DenseFfn, FactoredAttention, LatentAttention, LinearAttention, MoeFfn, SoftmaxAttention
 
 TENSOR_DEGREES = (1, 2, 4, 8, 16)
@@ -143,41 +146,58 @@ def _allowed(limit: tuple[int, ...] | None, degree: int) -> bool:
     return limit is None or degree in limit
 
 
-def afd_units(attention_site: Site, ffn_site: Site, rejected: Counter[str]) -> Iterator[tuple[AfdUnit, int]]:
-    """AFD unit families with the largest number of attention replicas that the pools (or a domain) hold.
+def afd_units(attention_site: Site, ffn_site: Site, rejected: Counter[str]) -> Iterator[AfdServer]:
+    """AFD units: every integer number of attention replicas that fits x every FFN replica x 1 to 4 micro-batches.
 
     Inside one pool a unit either lies in one scale-up domain or its attention replicas and its FFN replica are placed
-    freely and exchange activations at scale-out speed; across pools only the latter.
+    freely and exchange activations at scale-out speed; across pools only the latter. Experts are sharded (moe_tp)
+    only where their number does not divide over the FFN GPUs.
     """
     moe = attention_site.moe
     if moe is None:
         rejected["a dense model has no experts to disaggregate"] += 1
         return
-    same = attention_site.pool.name == ffn_site.pool.name
     limits = attention_site.service.limits
     for size in worker_sizes(ffn_site):
-        for moe_tp in TENSOR_DEGREES:
-            if size % moe_tp or moe_tp > ffn_site.pool.gpus_per_node:
-                continue
-            ep = size // moe_tp
-            slots = expert_slots(moe.experts, ep)
-            if slots is None or not _allowed(limits.ep, ep) or not widths_divide(ffn_site, 1, moe_tp):
-                rejected["experts do not divide over EP"] += 1
-                continue
+        for ep, moe_tp, slots in _expert_shards(ffn_site, size, moe, rejected):
             for tp in TENSOR_DEGREES:
                 if not _allowed(limits.tp, tp) or not heads_divide(attention_site, tp):
                     continue
-                if not fits_domains(attention_site, tp) or tp > attention_site.pool.scale_up_domain:
+                if tp > attention_site.pool.scale_up_domain or not fits_domains(attention_site, tp):
                     continue
-                for scale_up in (True, False) if same else (False,):
-                    if scale_up:
-                        room = min(ffn_site.pool.scale_up_domain, ffn_site.pool.count) - size
-                    else:
-                        room = attention_site.pool.count - (size if same else 0)
-                    if limits.max_gpus_per_replica:
-                        room = min(room, limits.max_gpus_per_replica - size)
+                if not widths_divide(attention_site, tp, 1):
+                    continue
+                for scale_up in (True, False):
+                    room = _attention_gpus(attention_site, ffn_site, size, scale_up=scale_up)
                     if room < tp:
                         continue
-                    for microbatches in MICROBATCHES:
-                        unit = AfdUnit(attention_site, ffn_site, tp, ep, moe_tp, slots, microbatches, scale_up)
-                        yield unit, room // tp
+                    unit = AfdUnit(attention_site, ffn_site, tp, ep, moe_tp, slots, scale_up)
+                    copies, microbatches = np.meshgrid(np.arange(1, room // tp + 1), np.array(MICROBATCHES))
+                    yield AfdServer(unit, copies.ravel(), microbatches.ravel())
+
+
+def _expert_shards(site: Site, size: int, moe: MoeFfn, rejected: Counter[str]) -> Iterator[tuple[int, int, int]]:
+    """(ep, moe_tp, expert slots) of FFN replicas of `size` GPUs."""
+    for moe_tp in TENSOR_DEGREES:
+        if size % moe_tp or moe_tp > site.pool.gpus_per_node:
+            continue
+        ep = size // moe_tp
+        if moe_tp > 1 and moe.experts % size == 0:
+            continue
+        slots = expert_slots(moe.experts, ep)
+        if slots is None or not _allowed(site.service.limits.ep, ep) or moe.intermediate % moe_tp:
+            rejected["experts do not divide over EP"] += 1
+            continue
+        yield ep, moe_tp, slots
+
+
+def _attention_gpus(attention_site: Site, ffn_site: Site, ffn_gpus: int, *, scale_up: bool) -> int:
+    """GPUs that are left for the attention replicas of a unit."""
+    same = attention_site.pool.name == ffn_site.pool.name
+    if scale_up:
+        domain = min(ffn_site.pool.scale_up_domain, ffn_site.pool.count)
+        room = domain - ffn_gpus if same else 0
+    else:
+        room = attention_site.pool.count - (ffn_gpus if same else 0)
+    limit = attention_site.service.limits.max_gpus_per_replica
+    return min(room, limit - ffn_gpus) if limit else room

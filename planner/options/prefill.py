@@ -34,31 +34,30 @@ class Transfer:
     Args:
         bytes_per_request: bytes that one request sends.
         prefix_bytes: bytes of prefix that must first come to the prefill side.
-        bytes_per_ms: reachable rate of one NIC pair.
         setup_ms: fixed time of one transfer.
         overlap: whether finished chunks travel while later ones are computed.
     """
 
     bytes_per_request: float
     prefix_bytes: float
-    bytes_per_ms: float
     setup_ms: float
     overlap: bool
 
-    def exposed_ms(self, prompts: FloatArray, links: int, chunks: IntArray, prefill_ms: FloatArray) -> FloatArray:
-        """Part of the transfer that adds to TTFT, for `prompts` prompts that share `links` NICs, ms.
+    def exposed_ms(
+        self, prompts: FloatArray, bytes_per_ms: float, chunks: IntArray, prefill_ms: FloatArray
+    ) -> FloatArray:
+        """Part of the transfer that adds to TTFT, for `prompts` prompts that share a rate of `bytes_per_ms`, ms.
 
         Without overlap the whole cache travels after the prefill. With overlap the last chunk's share is exposed at
         least, and all that the time of the earlier chunks does not hide.
         """
-        rate = self.bytes_per_ms * links
-        whole = prompts * self.bytes_per_request / rate
+        whole = prompts * self.bytes_per_request / bytes_per_ms
         if self.overlap:
             whole = np.maximum(whole / chunks, whole - prefill_ms * (chunks - 1) / chunks)
-        return np.asarray(whole + prompts * self.prefix_bytes / rate + self.setup_ms)
+        return np.asarray(whole + prompts * self.prefix_bytes / bytes_per_ms + self.setup_ms)
 
 
-NO_TRANSFER = Transfer(0.0, 0.0, math.inf, 0.0, overlap=False)
+NO_TRANSFER = Transfer(0.0, 0.0, 0.0, overlap=False)
 
 
 def prompt_batches(worker: Worker) -> IntArray:
@@ -109,15 +108,15 @@ def prefill_options(
         time[rows] = worker.prefill_ms(prompts[rows], int(count))
     rate_cap = math.inf
     if transfer.bytes_per_request > 0:
-        rate_cap = 1e3 * transfer.bytes_per_ms * layout.gpus / transfer.bytes_per_request
+        rate_cap = 1e3 * site.fabric.scale_out_bytes_per_ms * layout.gpus / transfer.bytes_per_request
     blocks = []
     refused = np.ones(prompts.size, dtype=bool)
     for index, (level, budget) in enumerate(zip(levels, budgets_ms, strict=True)):
-        if layout.tp * layout.pp < level.links:
+        if layout.tp * layout.pp * site.fabric.scale_out_bytes_per_ms < level.link_bytes_per_ms:
             continue
         exposed = np.zeros(prompts.size)
         if transfer.bytes_per_request > 0:
-            exposed = transfer.exposed_ms(on_rank, level.links, chunks, time)
+            exposed = transfer.exposed_ms(on_rank, level.link_bytes_per_ms, chunks, time)
         room = budget - time - exposed
         open_ = np.flatnonzero(room >= 0.0)
         if not open_.size:

@@ -63,15 +63,15 @@ def _bracket(feasible: Callable[[IntArray], BoolArray], upper: IntArray) -> tupl
     return low, np.maximum(high, low + 1), found
 
 
-def best_batches(feasible: Callable[[IntArray], BoolArray], upper: IntArray, parts: int) -> IntArray:
+def best_batches(feasible: Callable[[IntArray], BoolArray], upper: IntArray, parts: IntArray) -> IntArray:
     """The batches that can be best among all integers in [1, upper]: shape (n, 2), 0 where there is none.
 
     Args:
         feasible: as in `largest`.
         upper: shape (n,), largest batch that memory holds.
-        parts: equal parts of the batch.
+        parts: shape (n,), equal parts of the batch.
     """
-    multiple = parts * largest(lambda q: feasible(q * parts), upper // parts)
-    rest = np.minimum(upper - multiple, parts - 1) if parts > 1 else np.zeros_like(upper)
+    multiple = parts * largest(lambda q: feasible(q * parts[:, None]), upper // parts)
+    rest = np.minimum(upper - multiple, parts - 1)
     above = largest(lambda r: feasible(multiple[:, None] + r), rest)
     return np.stack([multiple, np.where(above > 0, multiple + above, 0)], axis=1)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from planner.costs.linear import FloatArray
 from planner.costs.queueing import largest_utilisation
 from planner.options.block import Family, OptionBlock
-from planner.options.search import largest
+from planner.options.search import best_batches
 from planner.options.server import Server
 from planner.options.targets import Targets
 from planner.options.times import DecodeTimes
@@ -174,20 +174,20 @@ def serve_options(
             wanted = np.asarray(np.maximum(slots, 1), dtype=float)
             return np.asarray(rates.little(wanted) <= rates.cap(wanted))
 
-        multiple = parts * largest(lambda q: within(q * parts), cap // parts)
-        rest = np.minimum(cap - multiple, parts - 1) if parts > 1 else np.zeros_like(cap)
-        above = largest(lambda r: within(multiple[:, None] + r), rest)  # noqa: B023
-        offsets = np.stack([np.zeros_like(above), above, above + 1, np.full_like(above, parts)], axis=1)
+        best = best_batches(within, cap, parts)
+        multiple = best[:, 0]
+        above = np.maximum(best[:, 1] - multiple, 0)
+        offsets = np.stack([np.zeros_like(above), above, above + 1, parts], axis=1)
         slots = np.minimum(multiple[:, None] + offsets, cap[:, None])
         wanted = np.asarray(np.maximum(slots, 1), dtype=float)
         rate = np.where(slots > 0, np.minimum(rates.little(wanted), rates.cap(wanted)), 0.0)
-        best = np.argmax(rate, axis=1)
+        chosen = np.argmax(rate, axis=1)
         rows = np.arange(cap.size)
-        good = (cap > 0) & (rate[rows, best] > 0.0)
+        good = (cap > 0) & (rate[rows, chosen] > 0.0)
         rejected["TTFT or TPOT"] += int(np.sum((cap > 0) & ~good))
         if good.any():
             blocks.append(
-                _options(family, rates, slots[rows, best][good], rate[rows, best][good], np.flatnonzero(good))
+                _options(family, rates, slots[rows, chosen][good], rate[rows, chosen][good], np.flatnonzero(good))
             )
     return OptionBlock.concat(blocks)
 
@@ -210,7 +210,9 @@ def _options(family: Family, rates: Rates, slots: IntArray, rate: FloatArray, ro
     pick = (rows, np.zeros_like(rows))
     return OptionBlock.of(
         family,
+        origin=rows,
         replicas=server.copies[rows],
+        microbatches=server.microbatches[rows],
         slots=slots,
         in_flight=flight[pick],
         chunks=rates.chunks,

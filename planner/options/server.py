@@ -40,8 +40,12 @@ class Server(Protocol):
         """GPUs that hold KV cache."""
 
     @property
-    def parts(self) -> int:
+    def parts(self) -> IntArray:
         """Equal parts of one replica's batch."""
+
+    @property
+    def microbatches(self) -> IntArray:
+        """Micro-batches in flight of an AFD unit; 1 for a worker."""
 
     @property
     def links(self) -> int:
@@ -89,9 +93,14 @@ class WorkerServer:
         return self.gpus
 
     @property
-    def parts(self) -> int:
+    def parts(self) -> IntArray:
         """DP ranks x micro-batches."""
-        return self.worker.layout.parts
+        return np.array([self.worker.layout.parts])
+
+    @property
+    def microbatches(self) -> IntArray:
+        """Two-batch overlap is part of the layout."""
+        return np.ones(1, dtype=np.int64)
 
     @property
     def links(self) -> int:
@@ -113,15 +122,17 @@ class WorkerServer:
 
 @dataclass(frozen=True, eq=False)
 class AfdServer:
-    """AFD units with 1 to n attention replicas.
+    """AFD units that differ in their attention replicas and micro-batches.
 
     Args:
         unit: what the units share.
         copies: attention replicas, shape (n,).
+        microbatches: micro-batches in flight, shape (n,).
     """
 
     unit: AfdUnit
     copies: IntArray
+    microbatches: IntArray
 
     @property
     def site(self) -> Site:
@@ -144,9 +155,9 @@ class AfdServer:
         return self.copies * self.unit.tp
 
     @property
-    def parts(self) -> int:
+    def parts(self) -> IntArray:
         """Micro-batches."""
-        return self.unit.microbatches
+        return self.microbatches
 
     @property
     def links(self) -> int:
@@ -155,14 +166,14 @@ class AfdServer:
 
     def decode_step_ms(self, in_flight: FloatArray, slots: FloatArray) -> FloatArray:
         """Step with only decoding sequences."""
-        return self.unit.decode_step_ms(in_flight, self.copies[:, None], slots)
+        return self.unit.decode_step_ms(in_flight, self.copies[:, None], self.microbatches[:, None], slots)
 
     def mixed_step_ms(self, in_flight: FloatArray, slots: FloatArray, chunks: ArrayLike) -> FloatArray:
         """Step in which every attention replica also computes a prompt chunk."""
-        return self.unit.mixed_step_ms(in_flight, self.copies[:, None], slots, chunks)
+        return self.unit.mixed_step_ms(in_flight, self.copies[:, None], self.microbatches[:, None], slots, chunks)
 
     def slots_cap(self, chunk_tokens: float) -> IntArray:
         """Most slots of one attention replica that memory holds; at least one per micro-batch or none."""
         cap = self.unit.largest_slots(chunk_tokens)
         fits = self.unit.ffn_fits(self.copies * chunk_tokens)
-        return np.where(fits & (cap >= self.unit.microbatches), cap, 0)
+        return np.where(fits & (cap >= self.microbatches), cap, 0)

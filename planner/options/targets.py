@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
 
 from planner.costs.lengths import Lengths
-from specs.service import Service
+from specs.service import Service, Statistic
 from specs.workload import ArrivalProcess, Workload
 
-Statistic = Literal["mean", "p50", "p90", "p95", "p99"]
+
 
 SLOT_WAIT_PROBABILITY = 0.00148
 """Halfin-Whitt probability of waiting for a slot when three standard deviations of slots are held in reserve."""
@@ -46,7 +45,7 @@ class Targets:
         return Targets(
             ttft_ms=service.slo.ttft_ms if service.slo.ttft_ms is not None else math.inf,
             tpot_ms=service.slo.tpot_ms if service.slo.tpot_ms is not None else math.inf,
-            statistic=service.slo.statistic.value,
+            statistic=service.slo.statistic,
             arrival_cv=cv,
             queue_cv=queue_cv,
         )
@@ -54,4 +53,4 @@ class Targets:
     @property
     def deviations(self) -> float:
         """Standard deviations above the mean at which a normal variable has the SLO's percentile; 0 for the mean."""
-        return 0.0 if self.statistic == "mean" else NormalDist().inv_cdf(int(self.statistic[1:]) / 100.0)
+        return 0.0 if self.statistic is Statistic.MEAN else NormalDist().inv_cdf(int(self.statistic.value[1:]) / 100.0)

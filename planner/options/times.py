@@ -10,6 +10,7 @@ from planner.costs.linear import FloatArray
 from planner.costs.queueing import in_flight, occupancy_seen
 from planner.options.server import Server
 from planner.options.targets import SLOT_WAIT_PROBABILITY, Targets
+from specs.service import Statistic
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ class DecodeTimes:
         With three standard deviations of slots in reserve a request waits with probability 0.15% (Halfin-Whitt),
         then for stay / (free slots) on average (M/M/n). Percentiles up to p99 do not see it.
         """
-        if self.targets.statistic != "mean" or self.targets.arrival_cv == 0.0:
+        if self.targets.statistic is not Statistic.MEAN or self.targets.arrival_cv == 0.0:
             return np.zeros_like(stay_ms)
         free = (slots - self.in_flight(slots)) * self._copies
         return np.asarray(SLOT_WAIT_PROBABILITY * stay_ms / free)

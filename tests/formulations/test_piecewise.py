@@ -51,17 +51,20 @@ def decode_curve(low: float = 1.0) -> CurveTable:
     )
 
 
-PREFILL = table([{"mode": 1, "role": int(Role.PREFILL), "rate": 9.0, "items": {(0, 8): 1}}])
+PREFILL = table([{"mode": 1, "role": int(Role.PREFILL), "rate": 10.0, "items": {(0, 8): 1}}])
 
 
 def test_fractional_batch_is_worth_what_the_curve_says():
     continuous = piecewise.solve(problem(), PREFILL, decode_curve(), gap=0.0)
     batches = np.arange(1, 21)
     step = np.where(batches <= 16, 0.010 + 0.0005 * batches, 0.002 + 0.001 * batches)
-    rows = [{"mode": 1, "role": 1, "rate": 9.0, "items": {(0, 8): 1}}]
-    rows += [{"mode": 1, "role": 2, "rate": float(b / t / 100), "items": {(0, 8): 1}} for b, t in zip(batches, step)]
+    rows = [{"mode": 1, "role": 1, "rate": 10.0, "items": {(0, 8): 1}}]
+    rows += [
+        {"mode": 1, "role": 2, "rate": float(b / t / 100), "items": {(0, 8): 1}}
+        for b, t in zip(batches, step, strict=True)
+    ]
     integer = columns.solve(problem(), table(rows), gap=0.0)
-    # 4 prefill at 9/s bound neither: 4 decode serve 4 x 20.5 / 22.5 ms / 100 tokens against 4 x 20 / 22 ms / 100.
+    # 4 prefill at 10/s bind neither: 4 decode serve 4 x 20.5 / 22.5 ms / 100 tokens against 4 x 20 / 22 ms / 100.
     assert integer.incumbent == pytest.approx(4 * 20 / 0.022 / 100)
     assert continuous.incumbent == pytest.approx(4 * 20.5 / 0.0225 / 100)
     assert continuous.incumbent > integer.incumbent

@@ -66,6 +66,12 @@ def test_the_schemas_refuse_what_the_models_refuse(change: dict[str, Any]) -> No
         jsonschema.validate({**SCENARIO, **change}, schemas()["scenario"])
 
 
+def test_the_example_of_the_page_loads() -> None:
+    page = (FOLDER.parent / "scenario.md").read_text(encoding="utf-8")
+    example = page.split("```yaml\n")[1].split("```")[0]
+    assert parse_scenario(example).services[0].name == "coding"
+
+
 def test_the_default_that_depends_on_another_field_is_not_published() -> None:
     assert "default" not in schemas()["scenario"]["$defs"]["Service"]["properties"]["kv_cache_dtype"]
 

@@ -1,0 +1,296 @@
+"""The declared space: every option of every service, mode and role of a scenario."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from formulations.table import Role
+from planner.costs.afd import AfdUnit
+from planner.costs.fabric import COLLECTIVE_SETUP_US
+from planner.costs.layout import Layout
+from planner.costs.sides import ACTIVATION_BYTES
+from planner.costs.site import Site
+from planner.costs.worker import Worker, dispatch_bytes
+from planner.options.block import Family, OptionBlock
+from planner.options.decode import NO_LEVEL, Level, decode_options
+from planner.options.layouts import afd_units, layouts
+from planner.options.prefill import NO_TRANSFER, Transfer, prefill_options
+from planner.options.serve import serve_options
+from planner.options.server import AfdServer, Server, WorkerServer
+from planner.options.targets import Targets
+from specs.model import MoeFfn
+from specs.scenario import ResolvedPool, Scenario, resolve_pool
+from specs.service import Mode, Phase, Service
+
+FIRST_LEVELS = 4
+"""TTFT levels that a P/D mode starts with; `planner.solve` adds more where the proof needs them."""
+
+
+@dataclass(frozen=True)
+class Slowdown:
+    """Factors on kernel and communication times, for sensitivity studies (1.3: 30% slower)."""
+
+    kernels: float = 1.0
+    network: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Options of one service, mode and role.
+
+    Args:
+        service: index of the service.
+        mode: serving mode.
+        role: what the options do for a request.
+        block: the options.
+    """
+
+    service: int
+    mode: Mode
+    role: Role
+    block: OptionBlock
+
+
+@dataclass(frozen=True, eq=False)
+class ServiceSpace:
+    """What one service may run on.
+
+    Args:
+        index: of the service in the scenario.
+        service: the service.
+        sites: the service on each pool that it may use.
+        targets: SLO and arrivals.
+        workers: colocated workers whose weights fit.
+        units: AFD units of every pair of pools.
+        rejected: refused options by reason, per mode.
+    """
+
+    index: int
+    service: Service
+    sites: tuple[Site, ...]
+    targets: Targets
+    workers: tuple[Worker, ...]
+    units: tuple[AfdServer, ...]
+    rejected: dict[Mode, Counter[str]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(index: int, service: Service, pools: Sequence[ResolvedPool], slowdown: Slowdown) -> ServiceSpace:
+        """Enumerate the layouts of one service."""
+        allowed = service.limits.pools
+        sites = tuple(
+            Site.of(service, pool, kernel_slowdown=slowdown.kernels, network_slowdown=slowdown.network)
+            for pool in pools
+            if allowed is None or pool.name in allowed
+        )
+        rejected = {mode: Counter[str]() for mode in service.modes}
+        shared = Counter[str]()
+        colocated = any(mode is not Mode.AFD for mode in service.modes)
+        workers = tuple(
+            Worker(site, layout) for site in sites for layout in (layouts(site, shared) if colocated else ())
+        )
+        units: list[AfdServer] = []
+        if Mode.AFD in service.modes or Mode.PREFILL_DECODE_AFD in service.modes:
+            afd = Counter[str]()
+            units = [unit for a in sites for f in sites for unit in afd_units(a, f, afd)]
+            for mode in (Mode.AFD, Mode.PREFILL_DECODE_AFD):
+                if mode in rejected:
+                    rejected[mode].update(afd)
+        for mode, counter in rejected.items():
+            if mode is not Mode.AFD:
+                counter.update(shared)
+        targets = Targets.of(service, sites[0].workload)
+        return ServiceSpace(index, service, sites, targets, workers, tuple(units), rejected)
+
+    @property
+    def moves_prefix_to(self) -> frozenset[str]:
+        """Sides that the prefix must be transferred to: those where it is not resident."""
+        site = self.sites[0]
+        if not site.has_prefix:
+            return frozenset()
+        return frozenset({"prefill", "decode"}) - frozenset(site.workload.prefix_at)
+
+    def transfer(self) -> Transfer:
+        """KV transfer from prefill to decode; cache bytes do not depend on the pool."""
+        site = self.sites[0]
+        side, lengths = site.attention(1), site.lengths
+        whole = side.kv_bytes(lengths.prefix + lengths.input)
+        prefix = side.kv_bytes(lengths.prefix)
+        hop = max(s.fabric.scale_out_latency_us for s in self.sites)
+        return Transfer(
+            bytes_per_request=whole if "decode" in self.moves_prefix_to else whole - prefix,
+            prefix_bytes=prefix if "prefill" in self.moves_prefix_to else 0.0,
+            setup_ms=(COLLECTIVE_SETUP_US + hop) * 1e-3,
+            overlap=site.engine.transfer_overlap == "chunk",
+        )
+
+    def prefix_load_ms(self, server: Server) -> float:
+        """Time to bring one prompt's prefix to a server that serves whole requests."""
+        site = server.site
+        if not site.has_prefix:
+            return 0.0
+        share = site.attention(1).kv_bytes(site.lengths.prefix) / server.links
+        if not site.workload.prefix_at:
+            return share / site.fabric.scale_out_bytes_per_ms
+        if site.workload.prefix_tier == "host":
+            return share / site.fabric.host_bytes_per_ms
+        return 0.0
+
+    # -- groups by mode ------------------------------------------------------------------------------------------
+
+    def groups(self, mode: Mode, levels: Sequence[Level] | None = None, *, optimistic: bool = False) -> list[Group]:
+        """The options of a mode.
+
+        Args:
+            mode: serving mode.
+            levels: TTFT levels of a P/D mode; `first_levels` where None.
+            optimistic: give prefill at each level the budget of the level's lower end: an upper bound on what any
+                finer levels could reach.
+        """
+        rejected = self.rejected[mode]
+        phase = self.service.phase
+        if mode in (Mode.AGGREGATED, Mode.AFD):
+            if phase is Phase.PREFILL:
+                blocks = [self._prefill_alone(worker, rejected) for worker in self._workers_of(mode)]
+            elif phase is Phase.DECODE:
+                blocks = [
+                    decode_options(family, server, self.targets, [NO_LEVEL], 0.0, rejected)
+                    for family, server in self._servers(mode)
+                ]
+            else:
+                blocks = [
+                    serve_options(family, server, self.targets, self.prefix_load_ms(server), rejected)
+                    for family, server in self._servers(mode)
+                ]
+            return [Group(self.index, mode, Role.SERVE, OptionBlock.concat(blocks))]
+        if phase is not Phase.FULL:
+            rejected[f"phase {phase.value} alone needs no hand-over: mode aggregated or afd covers it"] += 1
+            return []
+        if levels is None:
+            levels = self.first_levels(mode)
+        return self._handed_over(mode, levels, optimistic=optimistic)
+
+    def _handed_over(self, mode: Mode, levels: Sequence[Level], *, optimistic: bool) -> list[Group]:
+        rejected, transfer = self.rejected[mode], self.transfer()
+        budgets = [
+            self.targets.ttft_ms - (level.decode_ms_below if optimistic else level.decode_ms) for level in levels
+        ]
+        prefill = [
+            prefill_options(worker, self.targets, levels, budgets, transfer, rejected) for worker in self.workers
+        ]
+        decode = [
+            decode_options(family, server, self.targets, levels, transfer.bytes_per_request, rejected)
+            for family, server in self._servers(mode)
+        ]
+        return [
+            Group(self.index, mode, Role.PREFILL, OptionBlock.concat(prefill)),
+            Group(self.index, mode, Role.DECODE, OptionBlock.concat(decode)),
+        ]
+
+    def _prefill_alone(self, worker: Worker, rejected: Counter[str]) -> OptionBlock:
+        return prefill_options(worker, self.targets, [NO_LEVEL], [self.targets.ttft_ms], NO_TRANSFER, rejected)
+
+    def _workers_of(self, mode: Mode) -> Iterable[Worker]:
+        return self.workers if mode is Mode.AGGREGATED else ()
+
+    def _servers(self, mode: Mode) -> Iterable[tuple[Family, Server]]:
+        if mode in (Mode.AFD, Mode.PREFILL_DECODE_AFD):
+            return [(unit.unit, unit) for unit in self.units]
+        return [(worker, WorkerServer(worker)) for worker in self.workers]
+
+    def first_levels(self, mode: Mode) -> list[Level]:
+        """Levels to begin with: link rates x decode parts of TTFT between the smallest and the largest there is."""
+        free = Counter[str]()
+        smallest, largest = math.inf, 0.0
+        links: set[float] = set()
+        for family, server in self._servers(mode):
+            block = decode_options(family, server, self.targets, [NO_LEVEL], 0.0, free)
+            if len(block):
+                largest = max(largest, float(block.ttft_ms.max()))
+                smallest = min(smallest, float(_least_first_ms(server, self.targets)))
+                links.add(server.links * server.site.fabric.scale_out_bytes_per_ms)
+        if not links:
+            return [NO_LEVEL]
+        send = {w.layout.tp * w.layout.pp * w.site.fabric.scale_out_bytes_per_ms for w in self.workers}
+        rates = sorted({min(a, b) for a in send for b in links})
+        largest = min(largest, self.targets.ttft_ms)
+        smallest = min(smallest, largest)
+        steps = np.geomspace(max(smallest, 1e-6), max(largest, 1e-6), FIRST_LEVELS + 1)
+        ends = sorted({float(step) for step in steps[1:]})
+        return ladder(rates, ends, smallest)
+
+
+def ladder(rates: Sequence[float], ends: Sequence[float], smallest: float) -> list[Level]:
+    """Every link rate with every interval of decode parts; `ends` ascending, the first interval begins at `smallest`."""
+    below = [min(smallest, ends[0]), *ends[:-1]]
+    return [Level(rate, end, start) for rate in rates for start, end in zip(below, ends, strict=True)]
+
+
+def _least_first_ms(server: Server, targets: Targets) -> float:
+    """A lower bound on the decode part of TTFT: steps with one request in flight, no wait."""
+    one = np.ones((server.copies.size, 1))
+    return float(server.site.engine.first_token_steps * server.decode_step_ms(one, one).min())
+
+
+def fabric_gbyte(family: Family, role: Role, tokens: float) -> dict[str, float]:
+    """Scale-out gigabytes (sent plus received) that `tokens` tokens of one request cause, by pool name.
+
+    Args:
+        family: the worker or unit that computes them.
+        role: prefill exchanges differ from decode exchanges across domains.
+        tokens: tokens computed for one request in this role.
+    """
+    result: dict[str, float] = {}
+    if isinstance(family, Worker):
+        total = 0.0
+        for group in family.site.model.layers:
+            if isinstance(group.ffn, MoeFfn) and family.layout.dp > 1:
+                width = group.ffn.expert_hidden or family.site.model.hidden
+                copies = family.copies(group.ffn, low_latency=role is Role.DECODE).scale_out
+                both = dispatch_bytes(width, family.site.service.precision) + width * ACTIVATION_BYTES
+                total += 2.0 * group.count * copies * both
+        result[family.site.pool.name] = total * tokens * 1e-9
+        return result
+    if not family.scale_up:
+        model = family.attention_site.model
+        per_token = 0.0
+        for group in model.layers:
+            if isinstance(group.ffn, MoeFfn):
+                width = group.ffn.expert_hidden or model.hidden
+                both = dispatch_bytes(width, family.attention_site.service.precision) + width * ACTIVATION_BYTES
+                per_token += group.count * family.crossing.scale_out * both
+        for site in (family.attention_site, family.ffn_site):
+            name = site.pool.name
+            result[name] = result.get(name, 0.0) + per_token * tokens * 1e-9
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """The declared space of a scenario.
+
+    Args:
+        scenario: the question.
+        pools: its pools, resolved.
+        services: per service, what it may run on.
+    """
+
+    scenario: Scenario
+    pools: tuple[ResolvedPool, ...]
+    services: tuple[ServiceSpace, ...]
+
+    @staticmethod
+    def of(scenario: Scenario, slowdown: Slowdown = Slowdown()) -> Space:
+        """Enumerate a scenario's layouts."""
+        pools = tuple(resolve_pool(pool) for pool in scenario.cluster.pools)
+        services = tuple(
+            ServiceSpace.of(index, service, pools, slowdown) for index, service in enumerate(scenario.services)
+        )
+        return Space(scenario, pools, services)
+
+
+__all__ = ["AfdUnit", "Group", "Layout", "ServiceSpace", "Slowdown", "Space", "fabric_gbyte", "ladder"]
