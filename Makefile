@@ -40,7 +40,7 @@ bench: $(VENV)/.installed ## time and memory of the benchmark cases
 
 clean: ## remove everything that make has made, .venv included
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find specs formulations planner tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 # The virtual environment is made inside the recipes of the stamps, so that a stamp never outlives it.
 define MAKE_VENV

@@ -5,7 +5,7 @@ D is the optimum of the linear relaxation of one block of paths K' on the whole 
     max  sum_{k in K'} rate[k]
     s.t. sum_{o in R(k, r)} capacity[o] n[o]  >=  rate[k]     for every path k and role r of it   (requests/s)
          sum_o gpus[o, g] n[o]                <=  pool_gpus[g]  for every pool g                  (GPUs)
-         n >= 0
+         0 <= n[o] <= largest[o], what the empty cluster holds of o alone                      (replicas)
 
 and at most the service's demand. It is the smallest number for which ``rate <= D y`` cuts nothing off the relaxation of
 that block, so there is no loose big M. With one pool it has a closed form: with rho_r the best requests/s per GPU of
@@ -102,7 +102,7 @@ def _block_program(assembly: Assembly, block: IntArray) -> FloatArray:
     form = from_triplets(
         "maximize",
         np.concatenate((np.zeros(rows), np.ones(len(paths)))),
-        (np.zeros(columns), np.full(columns, np.inf)),
+        (np.zeros(columns), np.concatenate((assembly.largest.astype(np.float64), np.full(len(paths), np.inf)))),
         (
             np.concatenate((np.zeros(matching), np.full(count * pools, -np.inf))),
             np.concatenate((np.full(matching, np.inf), np.tile(assembly.problem.pool_gpus.astype(np.float64), count))),

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from formulations.table import Role
-from planner.costs.afd import AfdUnit
 from planner.costs.fabric import COLLECTIVE_SETUP_US
-from planner.costs.layout import Layout
 from planner.costs.sides import ACTIVATION_BYTES
 from planner.costs.site import Site
 from planner.costs.worker import Worker, dispatch_bytes
@@ -27,7 +24,7 @@ from specs.model import MoeFfn
 from specs.scenario import ResolvedPool, Scenario, resolve_pool
 from specs.service import Mode, Phase, Service
 
-FIRST_LEVELS = 4
+FIRST_LEVELS = 3
 """TTFT levels that a P/D mode starts with; `planner.solve` adds more where the proof needs them."""
 
 
@@ -37,6 +34,9 @@ class Slowdown:
 
     kernels: float = 1.0
     network: float = 1.0
+
+
+FULL_SPEED = Slowdown()
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,22 @@ class Group:
     mode: Mode
     role: Role
     block: OptionBlock
+
+
+@dataclass(frozen=True, eq=False)
+class ModeOptions:
+    """Options of one service in one mode, for a plan and for a bound.
+
+    Args:
+        exact: every path through them meets TTFT.
+        optimistic: prefill at each level has the budget of the level's lower end, so that no plan with finer levels is
+            better than the best of these.
+        levels: the TTFT levels.
+    """
+
+    exact: tuple[Group, ...]
+    optimistic: tuple[Group, ...]
+    levels: tuple[Level, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,79 +158,78 @@ class ServiceSpace:
 
     # -- groups by mode ------------------------------------------------------------------------------------------
 
-    def groups(self, mode: Mode, levels: Sequence[Level] | None = None, *, optimistic: bool = False) -> list[Group]:
+    def groups(self, mode: Mode, levels: Sequence[Level] | None = None, *, prune: bool = True) -> ModeOptions:
         """The options of a mode.
 
         Args:
             mode: serving mode.
             levels: TTFT levels of a P/D mode; `first_levels` where None.
-            optimistic: give prefill at each level the budget of the level's lower end: an upper bound on what any
-                finer levels could reach.
+            prune: whether servers may be dropped by bounds before their batches are known.
         """
         rejected = self.rejected[mode]
         phase = self.service.phase
         if mode in (Mode.AGGREGATED, Mode.AFD):
+            servers = self.servers(mode)
             if phase is Phase.PREFILL:
-                blocks = [self._prefill_alone(worker, rejected) for worker in self._workers_of(mode)]
+                workers = self.workers if mode is Mode.AGGREGATED else ()
+                block = self._prefill(workers, [NO_LEVEL], [self.targets.ttft_ms], NO_TRANSFER, rejected)
             elif phase is Phase.DECODE:
-                blocks = [
-                    decode_options(family, server, self.targets, [NO_LEVEL], 0.0, rejected)
-                    for family, server in self._servers(mode)
-                ]
+                block = decode_options(servers, self.targets, [NO_LEVEL], 0.0, rejected, prune=prune)
             else:
-                blocks = [
-                    serve_options(family, server, self.targets, self.prefix_load_ms(server), rejected)
-                    for family, server in self._servers(mode)
-                ]
-            return [Group(self.index, mode, Role.SERVE, OptionBlock.concat(blocks))]
+                block = serve_options(servers, self.targets, self.prefix_load_ms, rejected, prune=prune)
+            alone = (Group(self.index, mode, Role.SERVE, block),)
+            return ModeOptions(alone, alone, (NO_LEVEL,))
         if phase is not Phase.FULL:
             rejected[f"phase {phase.value} alone needs no hand-over: mode aggregated or afd covers it"] += 1
-            return []
+            return ModeOptions((), (), (NO_LEVEL,))
         if levels is None:
             levels = self.first_levels(mode)
-        return self._handed_over(mode, levels, optimistic=optimistic)
+        return self._handed_over(mode, levels, prune=prune)
 
-    def _handed_over(self, mode: Mode, levels: Sequence[Level], *, optimistic: bool) -> list[Group]:
-        rejected, transfer = self.rejected[mode], self.transfer()
-        budgets = [
-            self.targets.ttft_ms - (level.decode_ms_below if optimistic else level.decode_ms) for level in levels
-        ]
-        prefill = [
-            prefill_options(worker, self.targets, levels, budgets, transfer, rejected) for worker in self.workers
-        ]
-        decode = [
-            decode_options(family, server, self.targets, levels, transfer.bytes_per_request, rejected)
-            for family, server in self._servers(mode)
-        ]
-        return [
-            Group(self.index, mode, Role.PREFILL, OptionBlock.concat(prefill)),
-            Group(self.index, mode, Role.DECODE, OptionBlock.concat(decode)),
-        ]
+    def _handed_over(self, mode: Mode, levels: Sequence[Level], *, prune: bool) -> ModeOptions:
+        rejected, transfer, ttft = self.rejected[mode], self.transfer(), self.targets.ttft_ms
+        block = decode_options(
+            self.servers(mode), self.targets, levels, transfer.bytes_per_request, rejected, prune=prune
+        )
+        decode = Group(self.index, mode, Role.DECODE, block)
 
-    def _prefill_alone(self, worker: Worker, rejected: Counter[str]) -> OptionBlock:
-        return prefill_options(worker, self.targets, [NO_LEVEL], [self.targets.ttft_ms], NO_TRANSFER, rejected)
+        def prefill(budgets_ms: Sequence[float]) -> Group:
+            found = self._prefill(self.workers, levels, budgets_ms, transfer, rejected)
+            return Group(self.index, mode, Role.PREFILL, found)
 
-    def _workers_of(self, mode: Mode) -> Iterable[Worker]:
-        return self.workers if mode is Mode.AGGREGATED else ()
+        return ModeOptions(
+            (prefill([ttft - level.decode_ms for level in levels]), decode),
+            (prefill([ttft - level.decode_ms_below for level in levels]), decode),
+            tuple(levels),
+        )
 
-    def _servers(self, mode: Mode) -> Iterable[tuple[Family, Server]]:
+    def _prefill(
+        self,
+        workers: Sequence[Worker],
+        levels: Sequence[Level],
+        budgets_ms: Sequence[float],
+        transfer: Transfer,
+        rejected: Counter[str],
+    ) -> OptionBlock:
+        if not workers:
+            return OptionBlock.concat([])
+        return prefill_options(workers, self.targets, levels, budgets_ms, transfer, rejected)
+
+    def servers(self, mode: Mode) -> list[tuple[Family, Server]]:
+        """Whatever decodes in a mode."""
         if mode in (Mode.AFD, Mode.PREFILL_DECODE_AFD):
             return [(unit.unit, unit) for unit in self.units]
         return [(worker, WorkerServer(worker)) for worker in self.workers]
 
     def first_levels(self, mode: Mode) -> list[Level]:
         """Levels to begin with: link rates x decode parts of TTFT between the smallest and the largest there is."""
-        free = Counter[str]()
-        smallest, largest = math.inf, 0.0
-        links: set[float] = set()
-        for family, server in self._servers(mode):
-            block = decode_options(family, server, self.targets, [NO_LEVEL], 0.0, free)
-            if len(block):
-                largest = max(largest, float(block.ttft_ms.max()))
-                smallest = min(smallest, float(_least_first_ms(server, self.targets)))
-                links.add(server.links * server.site.fabric.scale_out_bytes_per_ms)
-        if not links:
+        servers = self.servers(mode)
+        block = decode_options(servers, self.targets, [NO_LEVEL], 0.0, Counter[str]())
+        if not len(block):
             return [NO_LEVEL]
+        largest = float(block.ttft_ms.max())
+        smallest = min(_least_first_ms(server) for _, server in servers)
+        links = {server.links * server.site.fabric.scale_out_bytes_per_ms for _, server in servers}
         send = {w.layout.tp * w.layout.pp * w.site.fabric.scale_out_bytes_per_ms for w in self.workers}
         rates = sorted({min(a, b) for a in send for b in links})
         largest = min(largest, self.targets.ttft_ms)
@@ -225,12 +240,12 @@ class ServiceSpace:
 
 
 def ladder(rates: Sequence[float], ends: Sequence[float], smallest: float) -> list[Level]:
-    """Every link rate with every interval of decode parts; `ends` ascending, the first interval begins at `smallest`."""
+    """Every link rate with every interval of decode parts: `ends` ascending, the first from `smallest`."""
     below = [min(smallest, ends[0]), *ends[:-1]]
     return [Level(rate, end, start) for rate in rates for start, end in zip(below, ends, strict=True)]
 
 
-def _least_first_ms(server: Server, targets: Targets) -> float:
+def _least_first_ms(server: Server) -> float:
     """A lower bound on the decode part of TTFT: steps with one request in flight, no wait."""
     one = np.ones((server.copies.size, 1))
     return float(server.site.engine.first_token_steps * server.decode_step_ms(one, one).min())
@@ -284,13 +299,16 @@ class Space:
     services: tuple[ServiceSpace, ...]
 
     @staticmethod
-    def of(scenario: Scenario, slowdown: Slowdown = Slowdown()) -> Space:
-        """Enumerate a scenario's layouts."""
-        pools = tuple(resolve_pool(pool) for pool in scenario.cluster.pools)
+    def of(scenario: Scenario, pools: Sequence[ResolvedPool] | None = None, slowdown: Slowdown = FULL_SPEED) -> Space:
+        """Enumerate a scenario's layouts.
+
+        Args:
+            scenario: the question.
+            pools: its pools resolved, where they are not as the scenario says (what-if studies).
+            slowdown: factors on kernel and communication times.
+        """
+        pools = tuple(pools) if pools is not None else tuple(resolve_pool(pool) for pool in scenario.cluster.pools)
         services = tuple(
             ServiceSpace.of(index, service, pools, slowdown) for index, service in enumerate(scenario.services)
         )
-        return Space(scenario, pools, services)
-
-
-__all__ = ["AfdUnit", "Group", "Layout", "ServiceSpace", "Slowdown", "Space", "fabric_gbyte", "ladder"]
+        return Space(scenario, tuple(pools), services)

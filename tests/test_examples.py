@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from specs.load import load_scenario
+from specs.load import load_scenario, parse_scenario
 from specs.plan import Deployment, Plan, Role, Status
-from specs.scenario import Cluster, Scenario
+from specs.scenario import Cluster, Scenario, resolve_pool
 from specs.service import Phase, Statistic
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -142,3 +142,11 @@ def test_every_example_is_listed_once() -> None:
     rows = re.findall(r"^\| \[`([^`]+)`\]\(([^)]+)\) \| \S.* \|$", (EXAMPLES / "README.md").read_text(), re.MULTILINE)
     assert all(name == target for name, target in rows)
     assert sorted(name for name, _ in rows) == [path.name for path in FILES]
+
+
+def test_the_scenario_of_the_readme_is_the_coding_example() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.DOTALL)
+    shown, coding = parse_scenario(text), load_scenario(EXAMPLES / "coding.yaml")
+    assert shown.services == coding.services
+    assert resolve_pool(shown.cluster.pools[0]) == resolve_pool(coding.cluster.pools[0])
+    assert shown.objective == coding.objective

@@ -72,6 +72,5 @@ def _entry(name: str) -> "GpuSpec | ModelSpec | dict[str, int]":
         near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.0)
         raise SpecError(
             f"no GPU, model or workload {name!r}; nearest are {', '.join(near)}; accepted: {', '.join(KINDS)}, or a "
-            "name that these list",
-            field="what",
+            "name that these list"
         ) from None

@@ -17,8 +17,9 @@ from planner.costs.layout import AfdLayout
 from planner.costs.linear import FloatArray, PiecewiseLinear, constant, total
 from planner.costs.memory import Reservation, reserve
 from planner.costs.pattern import LayerPattern
+from planner.costs.pipeline import identical_layers_ms
 from planner.costs.routing import distinct_domains, distinct_ranks
-from planner.costs.sides import ACTIVATION_BYTES, AttentionSide, ExpertSide
+from planner.costs.sides import ACTIVATION_BYTES, AttentionSide, ExpertSide, draft_group
 from planner.costs.site import Site
 from planner.costs.worker import dispatch_bytes, per_part
 from specs.model import MoeFfn
@@ -125,6 +126,7 @@ class AfdUnit:
         domain = self.ffn_site.fabric.domain
         ranks_per_domain = max(1, domain // self.moe_tp)
         entered = distinct_domains(moe.experts, moe.experts_per_token, self.ep, ranks_per_domain, **routing)
+        entered *= max(1, -(-self.moe_tp // domain))  # the shards of one expert may fill several domains
         return Crossing(entered, max(reached - entered, 0.0))
 
     def crossing_ms(self, tokens: FloatArray, replicas: FloatArray, bytes_per_copy: float) -> FloatArray:
@@ -229,7 +231,16 @@ class AfdUnit:
         queries = self.attention_site.queries
         stages = self.stage_ms(sequences * queries, sequences, replicas)
         layers = self.pattern.time_ms(stages, count, SERVERS)
-        return layers + self._once(sequences * queries * count)
+        return layers + self.draft_ms(sequences, replicas, count) + self._once(sequences * queries * count)
+
+    def draft_ms(self, sequences: FloatArray, replicas: ArrayLike, microbatches: ArrayLike) -> FloatArray:
+        """Drafting by a multi-token-prediction module: per draft token one more layer, and the head."""
+        drafts = self.attention_site.queries - 1
+        if not drafts or not self.attention_site.model.draft_params:
+            return np.zeros(sequences.shape)
+        stages = self.stage_ms(sequences, sequences, replicas)[draft_group(self.attention_site.model)]
+        head = total(self.attention.head_parts().values())(sequences * np.asarray(microbatches))
+        return np.asarray(drafts * (identical_layers_ms(stages, 1, microbatches) + head))
 
     def mixed_step_ms(
         self,
@@ -252,7 +263,7 @@ class AfdUnit:
         core = [ms / count for ms in whole]
         stages = self.stage_ms(tokens, sequences, replicas, core)
         layers = self.pattern.time_ms(stages, count, SERVERS)
-        return layers + self._once(sequences * queries * count + 1.0)
+        return layers + self.draft_ms(sequences, replicas, count) + self._once(sequences * queries * count + 1.0)
 
     # -- memory --------------------------------------------------------------------------------------------------
 

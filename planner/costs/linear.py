@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -75,7 +76,7 @@ def roofline(intercept: float, lines: Iterable[tuple[float, float]]) -> Piecewis
             break
         best.append((a, b))
     x = [0.0]
-    for (a0, b0), (a1, b1) in zip(best, best[1:], strict=False):
+    for (a0, b0), (a1, b1) in pairwise(best):
         x.append((a0 - a1) / (b1 - b0))
     y = [intercept + a + b * u for (a, b), u in zip(best, x, strict=True)]
     return PiecewiseLinear(np.array(x), np.array(y), best[-1][1])

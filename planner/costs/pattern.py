@@ -35,8 +35,13 @@ class LayerPattern:
         if model.period > 1 and model.layer_count % model.period == 0:
             repeats = model.layer_count // model.period
             if all(count % repeats == 0 for count in counts):
-                pattern = tuple(index for index, count in enumerate(counts) for _ in range(count // repeats))
-                return LayerPattern((), ((pattern, repeats),))
+                # The order inside a period is not recorded: layers of each group are spread evenly over it.
+                spread = sorted(
+                    ((layer + 0.5) * repeats / count, index)
+                    for index, count in enumerate(counts)
+                    for layer in range(count // repeats)
+                )
+                return LayerPattern((), ((tuple(index for _, index in spread), repeats),))
         prologue: list[int] = []
         rest = list(range(len(counts)))
         while len(rest) > 1 and not isinstance(model.layers[rest[0]].ffn, MoeFfn):

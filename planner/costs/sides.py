@@ -70,15 +70,16 @@ def projections(attention: Attention, hidden: int, tp: int, precision: Precision
             heads = attention.heads / tp
             q_width = heads * (attention.qk_nope_head_dim + attention.qk_rope_head_dim)
             latent = attention.kv_lora_rank + attention.qk_rope_head_dim
-            index_keys = attention.index_head_dim + attention.index_heads if attention.index_topk else 0
-            down = latent + index_keys + (attention.q_lora_rank or q_width)
+            # Queries of the indexer, its key and its head weights; a layer that reuses a selection has none of them.
+            index_queries = attention.index_heads * attention.index_head_dim
+            index_keys = attention.index_head_dim + attention.index_heads if attention.index_heads else 0
+            down = latent + index_keys + (attention.q_lora_rank or q_width + index_queries)
             gemms = [
                 gemm("down", hidden, down),
                 gemm("kv_up", attention.kv_lora_rank, heads * (attention.qk_nope_head_dim + attention.v_head_dim)),
                 gemm("out", round(heads * attention.v_head_dim), hidden),
             ]
             if attention.q_lora_rank:
-                index_queries = attention.index_heads * attention.index_head_dim if attention.index_topk else 0
                 gemms.append(gemm("q_up", attention.q_lora_rank, q_width + index_queries))
             return gemms
         case LinearAttention():
@@ -151,8 +152,10 @@ class AttentionSide:
             Elementwise("elementwise", ELEMENTWISE_PASSES * hidden * ACTIVATION_BYTES, 4)
         )
         if self.tp > 1:
+            # One after attention (its two halves, where experts work between them) and one after what is sharded of
+            # the FFN. Routed experts over the same ranks add their partial sums to the shared experts' (`Worker`).
             reduced = (group.attention is not None) + isinstance(group.ffn, DenseFfn)
-            reduced += isinstance(group.ffn, MoeFfn) and group.ffn.shared_intermediate > 0 and group.attention is None
+            reduced += isinstance(group.ffn, MoeFfn) and group.ffn.shared_intermediate > 0
             reduce = self.fabric.all_reduce(self.tp, hidden * ACTIVATION_BYTES)
             parts["all_reduce"] = reduce.scaled(float(reduced))
         return parts
@@ -219,7 +222,8 @@ class AttentionSide:
         sampling = Elementwise("sampling", 3.0 * 4.0 * self.model.vocab, 3)
         parts = {"head": self.kernels.time_ms(self.head_gemm()), "sampling": self.kernels.time_ms(sampling)}
         if self.tp > 1:
-            parts["head_gather"] = self.fabric.all_reduce(self.tp, 2.0 * self.model.vocab / self.tp)
+            # An all-gather of BF16 logits moves half of what an all-reduce of them does.
+            parts["head_gather"] = self.fabric.all_reduce(self.tp, 0.5 * ACTIVATION_BYTES * self.model.vocab)
         return parts
 
     def weight_bytes(self, pp: int = 1) -> float:
@@ -228,7 +232,10 @@ class AttentionSide:
         table = self.model.hidden * self.model.vocab / self.tp * BYTES_PER_ELEMENT[Precision.BF16]
         tables = table if pp > 1 or self.model.tied_embeddings else 2.0 * table
         layers_per_stage = -(-self.model.layer_count // pp) / self.model.layer_count
-        draft = self.model.draft_params * BYTES_PER_ELEMENT[self.precision] / self.tp if self.queries > 1 else 0.0
+        draft = 0.0
+        if self.queries > 1:
+            dense = self.model.draft_params - draft_expert_params(self.model)
+            draft = dense * BYTES_PER_ELEMENT[attention_precision(self.precision)] / self.tp
         return layers * layers_per_stage + tables + draft
 
     def kv_bytes(self, tokens: float, pp: int = 1) -> float:
@@ -251,6 +258,7 @@ class ExpertSide:
         precision: of weights and GEMMs.
         skew: power-law exponent of expert popularity.
         kernels: times on the pool's GPU.
+        draft: whether a multi-token-prediction module with experts of its own is loaded.
     """
 
     model: ModelSpec
@@ -260,6 +268,7 @@ class ExpertSide:
     precision: Precision
     skew: float
     kernels: Kernels
+    draft: bool = False
 
     def expert_time(self, index: int) -> PiecewiseLinear:
         """Routed experts of one layer of group `index`, ms over tokens of all ranks together."""
@@ -291,7 +300,28 @@ class ExpertSide:
                 matrices = 3 if operator.gated else 2
                 params = matrices * operator.hidden * operator.intermediate * operator.slots_per_rank
                 layers += group.count * params * BYTES_PER_ELEMENT[self.precision]
-        return layers * (-(-self.model.layer_count // pp) / self.model.layer_count)
+        layers *= -(-self.model.layer_count // pp) / self.model.layer_count
+        moe = moe_ffn(self.model)
+        if self.draft and moe is not None:
+            share = max(1, self.expert_slots // self.ep) / (moe.experts * self.moe_tp)
+            layers += draft_expert_params(self.model) * share * BYTES_PER_ELEMENT[self.precision]
+        return layers
+
+
+def draft_group(model: ModelSpec) -> int:
+    """Layer group that a layer of the multi-token-prediction module resembles: the last with experts, else the last."""
+    sparse = [index for index, group in enumerate(model.layers) if isinstance(group.ffn, MoeFfn)]
+    return sparse[-1] if sparse else len(model.layers) - 1
+
+
+def draft_expert_params(model: ModelSpec) -> float:
+    """Routed-expert parameters of the multi-token-prediction module: one layer's, where it is large enough for them."""
+    moe = moe_ffn(model)
+    if moe is None:
+        return 0.0
+    matrices = 3 if moe.gated else 2
+    params = float(matrices * (moe.expert_hidden or model.hidden) * moe.intermediate * moe.experts)
+    return params if params <= model.draft_params else 0.0
 
 
 def moe_ffn(model: ModelSpec) -> MoeFfn | None:

@@ -115,7 +115,14 @@ class Site:
         key = (ep, moe_tp, expert_slots)
         if key not in self._experts:
             self._experts[key] = ExpertSide(
-                self.model, ep, moe_tp, expert_slots, self.service.precision, self.service.routing_skew, self.kernels
+                self.model,
+                ep,
+                moe_tp,
+                expert_slots,
+                self.service.precision,
+                self.service.routing_skew,
+                self.kernels,
+                draft=self.queries > 1,
             )
         return self._experts[key]
 

@@ -8,12 +8,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from planner.costs.fabric import COLLECTIVE_SETUP_US
 from planner.costs.layout import Layout
 from planner.costs.linear import FloatArray, PiecewiseLinear, constant, total
 from planner.costs.memory import Reservation, reserve
 from planner.costs.pattern import LayerPattern
-from planner.costs.routing import Collective, Copies, remote_copies
-from planner.costs.sides import ACTIVATION_BYTES, AttentionSide, ExpertSide
+from planner.costs.routing import Collective, Copies, distinct_ranks, remote_copies
+from planner.costs.sides import ACTIVATION_BYTES, AttentionSide, ExpertSide, draft_group
 from planner.costs.site import Site
 from specs.model import BYTES_PER_ELEMENT, MoeFfn, Precision
 
@@ -38,7 +39,8 @@ def per_part(in_flight: FloatArray, slots: FloatArray, parts: ArrayLike) -> Floa
     Slots are dealt out evenly, so the fullest part has ceil(slots / parts) of them; a part that runs has one request
     at least.
     """
-    return np.maximum(in_flight * np.ceil(slots / parts) / slots, 1.0)
+    fullest = np.ceil(slots / np.asarray(parts, dtype=float))
+    return np.asarray(np.maximum(in_flight * fullest / slots, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,8 @@ class Worker:
         """Dispatch and combine of one layer of `group`: ms over tokens of one DP rank.
 
         Without attention data parallelism all ranks hold all tokens: experts are computed where they are and an
-        all-reduce adds them up. Otherwise the TP ranks of a DP rank each send their share of its tokens.
+        all-reduce adds them up, the shared experts' where there are any (`AttentionSide.token_parts`). Otherwise the
+        TP ranks of a DP rank each send their share of its tokens.
         """
         layout, model = self.layout, self.site.model
         ffn = model.layers[group].ffn
@@ -82,6 +85,8 @@ class Worker:
             return constant(0.0), constant(0.0)
         width = ffn.expert_hidden or model.hidden
         if layout.dp == 1:
+            if ffn.shared_intermediate:
+                return constant(0.0), constant(0.0)
             return constant(0.0), self.site.fabric.all_reduce(layout.tp, width * ACTIVATION_BYTES)
         ranks = layout.ep * layout.moe_tp
         copies = self.copies(ffn, low_latency=low_latency)
@@ -91,12 +96,16 @@ class Worker:
         return out.scaled(1.0, stretch=share), back.scaled(1.0, stretch=share)
 
     def copies(self, ffn: MoeFfn, *, low_latency: bool) -> Copies:
-        layout = self.layout
-        ranks, domain = layout.ep * layout.moe_tp, self.site.fabric.domain
+        """Copies of one token that leave its rank in a dispatch, by link; a combine returns as many."""
+        layout, moe_tp = self.layout, self.layout.moe_tp
+        ranks, domain = layout.ep * moe_tp, self.site.fabric.domain
         if layout.ep == 1:
             # Every rank holds a shard of every expert: all-gather, reduce-scatter.
-            return Copies(scale_up=ranks - 1.0, scale_out=0.0)
-        inside = layout.ep <= domain
+            near = min(ranks, domain)
+            return Copies(scale_up=near - 1.0, scale_out=float(ranks - near))
+        if moe_tp > domain:
+            raise ValueError(f"{moe_tp} shards of an expert do not fit a scale-up domain of {domain} GPUs")
+        inside = ranks <= domain
         collective = Collective.ONE_SIDED if inside else Collective.DEEPEP_NORMAL
         if low_latency and not inside:
             collective = Collective.DEEPEP_LOW_LATENCY
@@ -105,12 +114,26 @@ class Worker:
             ffn.experts,
             ffn.experts_per_token,
             layout.ep,
-            domain,
+            domain // moe_tp,
             groups=ffn.groups,
             groups_per_token=ffn.groups_per_token,
             slots=layout.expert_slots,
         )
-        return Copies(copies.scale_up * layout.moe_tp, copies.scale_out)
+        if moe_tp == 1:
+            return copies
+        # Every shard of an expert needs the token: copies inside a domain go to all `moe_tp` of them, also those of the
+        # sender's own EP rank. Normal mode enters a domain once; low latency sends each shard its copy.
+        reached = distinct_ranks(
+            ffn.experts,
+            ffn.experts_per_token,
+            layout.ep,
+            groups=ffn.groups,
+            groups_per_token=ffn.groups_per_token,
+            slots=layout.expert_slots,
+        )
+        own = reached / layout.ep * (moe_tp - 1)
+        each = moe_tp if collective is Collective.DEEPEP_LOW_LATENCY else 1
+        return Copies(copies.scale_up * moe_tp + own, copies.scale_out * each)
 
     @cached_property
     def once_parts(self) -> dict[str, PiecewiseLinear]:
@@ -169,7 +192,7 @@ class Worker:
                 compute = compute + prefill_core_ms[index] * np.asarray(prompts)
             if sequences is not None:
                 compute = compute + self._decode_cores[index](sequences)
-            dispatch, combine = self._exchanges(index, low_latency=low_latency)
+            dispatch, combine = self.exchanges(index, low_latency=low_latency)
             stages.append([compute, dispatch(tokens), self._expert_times[index](all_tokens), combine(tokens)])
         share = -(-self.site.model.layer_count // self.layout.pp) / self.site.model.layer_count
         if not self.layout.overlap:
@@ -182,7 +205,8 @@ class Worker:
         stacked = [np.stack([np.broadcast_to(part, shape) for part in parts], axis=-1) for parts in stages]
         return self.pattern.time_ms(stacked, microbatches=2, servers=OVERLAP_SERVERS) * share
 
-    def _exchanges(self, index: int, *, low_latency: bool) -> tuple[PiecewiseLinear, PiecewiseLinear]:
+    def exchanges(self, index: int, *, low_latency: bool) -> tuple[PiecewiseLinear, PiecewiseLinear]:
+        """`exchange`, computed once."""
         key = (index, low_latency)
         if key not in self._exchange_cache:
             self._exchange_cache[key] = self.exchange(index, low_latency=low_latency)
@@ -192,15 +216,39 @@ class Worker:
     def _exchange_cache(self) -> dict[tuple[int, bool], tuple[PiecewiseLinear, PiecewiseLinear]]:
         return {}
 
-    def _step_ms(self, layers_ms: FloatArray, positions: FloatArray) -> FloatArray:
+    def draft_ms(self, sequences: FloatArray, everything: FloatArray) -> FloatArray:
+        """Drafting by a multi-token-prediction module: per draft token one more layer, and the head.
+
+        Drafts of a model without such a module come from elsewhere and are not priced.
+
+        Args:
+            sequences: sequences on one DP rank.
+            everything: sequences over all DP ranks.
+        """
+        drafts = self.site.queries - 1
+        if not drafts or not self.site.model.draft_params:
+            return np.zeros(sequences.shape)
+        index = draft_group(self.site.model)
+        dispatch, combine = self.exchanges(index, low_latency=True)
+        compute = self._token_times[index](sequences) + self._decode_cores[index](sequences)
+        exchange = dispatch(sequences) + combine(sequences)
+        head = total(self.attention.head_parts().values())(sequences)
+        return np.asarray(drafts * (compute + exchange + self._expert_times[index](everything) + head))
+
+    def hop_ms(self, tokens: FloatArray) -> FloatArray | float:
+        """Passing `tokens` tokens of a DP rank from one pipeline stage to the next; each TP rank sends its share."""
+        if self.layout.pp == 1:
+            return 0.0
+        fabric = self.site.fabric
+        crossing = self.layout.gpus > fabric.domain
+        latency_us = fabric.scale_out_latency_us if crossing else fabric.scale_up_latency_us
+        rate = fabric.scale_out_bytes_per_ms if crossing else fabric.scale_up_bytes_per_ms
+        moved = tokens * self.site.model.hidden * ACTIVATION_BYTES / self.layout.tp
+        return (COLLECTIVE_SETUP_US + latency_us) * 1e-3 + moved / rate
+
+    def _step_ms(self, layers_ms: FloatArray, positions: FloatArray, tokens: FloatArray) -> FloatArray:
         """A step of `pp` stages: a token's latency through all of them, each as slow as the largest."""
-        pp = self.layout.pp
-        hop = 0.0
-        if pp > 1:
-            fabric = self.site.fabric
-            crossing = self.layout.tp * self.layout.dp >= fabric.domain
-            hop = 1e-3 * (12.0 + (fabric.scale_out_latency_us if crossing else fabric.scale_up_latency_us))
-        return pp * (layers_ms + self._once(positions) + hop)
+        return self.layout.pp * (layers_ms + self._once(positions) + self.hop_ms(tokens))
 
     def decode_step_ms(self, in_flight: ArrayLike, slots: ArrayLike | None = None) -> FloatArray:
         """One step with only decoding sequences, ms.
@@ -219,8 +267,10 @@ class Worker:
         sequences = per_part(in_flight, slots, parts)
         queries = self.site.queries
         everything = np.maximum(in_flight * self.layout.dp / parts, 1.0) * queries
+        batches = 2 if self.layout.overlap else 1
         layers = self._layers_ms(sequences * queries, everything, sequences, None, 0.0, low_latency=True)
-        return self._step_ms(layers, sequences * queries * (2 if self.layout.overlap else 1))
+        layers = layers + self.draft_ms(sequences * batches, everything / queries * batches)
+        return self._step_ms(layers, sequences * queries * batches, sequences * queries)
 
     def mixed_step_ms(self, in_flight: ArrayLike, slots: ArrayLike | None, chunks: ArrayLike) -> FloatArray:
         """One step in which every DP rank also computes one of `chunks` equal chunks of a prompt, ms.
@@ -238,9 +288,11 @@ class Worker:
         everything = np.maximum(in_flight * layout.dp / parts, 1.0) * queries + size * layout.dp / batches
         core = self.attention.prefill_core_ms(self.site.lengths, chunks)
         layers = self._layers_ms(tokens, everything, sequences, core, 1.0 / batches, low_latency=False)
-        return self._step_ms(layers, sequences * queries * batches + 1.0)
+        decoding = np.maximum(in_flight * layout.dp / parts, 1.0) * batches
+        layers = layers + self.draft_ms(sequences * batches, decoding)
+        return self._step_ms(layers, sequences * queries * batches + 1.0, tokens)
 
-    def prefill_ms(self, prompts: ArrayLike, chunks: int) -> FloatArray:
+    def prefill_ms(self, prompts: ArrayLike, chunks: ArrayLike) -> FloatArray:
         """Time to prefill `prompts` prompts that start together, each in `chunks` equal chunks.
 
         Prompts spread evenly over the DP ranks; the fullest rank sets the pace. With pipeline stages the chunks
@@ -248,12 +300,12 @@ class Worker:
 
         Args:
             prompts: prompts on the replica, any shape, >= 1.
-            chunks: chunks of each prompt.
+            chunks: chunks of each prompt, scalar or the same shape.
 
         Returns:
             Time in ms from the start to the last prompt's first token, same shape.
         """
-        prompts = np.asarray(prompts, dtype=float)
+        prompts, chunks = np.asarray(prompts, dtype=float), np.asarray(chunks)
         layout = self.layout
         on_rank = np.ceil(prompts / layout.dp)
         size = self.site.lengths.input / chunks
@@ -262,7 +314,7 @@ class Worker:
         layers = self._layers_ms(
             on_rank * size / batches, prompts * size / batches, None, core, on_rank / batches, low_latency=False
         )
-        stage = self._step_ms(layers, on_rank) / layout.pp
+        stage = self._step_ms(layers, on_rank, on_rank * size) / layout.pp
         return (chunks + layout.pp - 1) * stage + self.prefix_load_ms(on_rank)
 
     def prefix_load_ms(self, prompts: ArrayLike) -> FloatArray:

@@ -75,71 +75,91 @@ def chunk_counts(input_tokens: float) -> IntArray:
 
 
 def prefill_options(
-    worker: Worker,
+    workers: Sequence[Worker],
     targets: Targets,
     levels: Sequence[Level],
     budgets_ms: Sequence[float],
     transfer: Transfer,
     rejected: Counter[str],
 ) -> OptionBlock:
-    """The prefill options of a worker at every level, each at the largest utilisation that TTFT allows there.
+    """The prefill options that can be best at every level, each at the largest utilisation that TTFT allows there.
+
+    Of one worker's prompt batches and chunk counts the one with the largest rate is kept: they take the same GPUs.
 
     Args:
-        worker: the worker.
+        workers: colocated workers of one service.
         targets: SLO and arrivals.
         levels: the service's TTFT levels in this mode.
         budgets_ms: time that each level leaves to prefill and transfer.
         transfer: what is sent to the decode side.
-        rejected: counts of refused options, by reason.
+        rejected: counts of refused workers, by reason.
     """
-    layout, site = worker.layout, worker.site
-    prompts, chunks = (a.ravel() for a in np.meshgrid(prompt_batches(worker), chunk_counts(site.lengths.input)))
-    on_rank = np.ceil(prompts / layout.dp)
-    step_tokens = on_rank * site.lengths.input / chunks
-    held = np.array([worker.largest_slots(float(tokens), decode=False) for tokens in step_tokens])
-    fits = held >= on_rank * layout.dp
-    rejected["memory cannot hold weights and one request"] += int(np.sum(~fits))
-    prompts, chunks, on_rank = prompts[fits], chunks[fits], on_rank[fits]
-    if not prompts.size:
-        return OptionBlock.concat([])
-    time = np.empty(prompts.size)
-    for count in np.unique(chunks):
-        rows = chunks == count
-        time[rows] = worker.prefill_ms(prompts[rows], int(count))
-    rate_cap = math.inf
-    if transfer.bytes_per_request > 0:
-        rate_cap = 1e3 * site.fabric.scale_out_bytes_per_ms * layout.gpus / transfer.bytes_per_request
+    tried = [_Tried.of(index, worker) for index, worker in enumerate(workers)]
+    rejected["memory cannot hold weights and one request"] += sum(each.worker.size == 0 for each in tried)
+    every = _Tried(*(np.concatenate(column) for column in zip(*(each.columns() for each in tried), strict=True)))
+    link = np.array([w.layout.tp * w.layout.pp * w.site.fabric.scale_out_bytes_per_ms for w in workers])
+    nics = np.array([w.layout.gpus * w.site.fabric.scale_out_bytes_per_ms for w in workers])
     blocks = []
-    refused = np.ones(prompts.size, dtype=bool)
-    for index, (level, budget) in enumerate(zip(levels, budgets_ms, strict=True)):
-        if layout.tp * layout.pp * site.fabric.scale_out_bytes_per_ms < level.link_bytes_per_ms:
-            continue
-        exposed = np.zeros(prompts.size)
+    served = np.zeros(len(workers), dtype=bool)
+    for number, (level, budget) in enumerate(zip(levels, budgets_ms, strict=True)):
+        exposed = np.zeros(every.worker.size)
         if transfer.bytes_per_request > 0:
-            exposed = transfer.exposed_ms(on_rank, level.link_bytes_per_ms, chunks, time)
-        room = budget - time - exposed
-        open_ = np.flatnonzero(room >= 0.0)
-        if not open_.size:
+            exposed = transfer.exposed_ms(every.on_rank, level.link_bytes_per_ms, every.chunks, every.time_ms)
+        room = budget - every.time_ms - exposed
+        rows = np.flatnonzero((room >= 0.0) & (link[every.worker] >= level.link_bytes_per_ms))
+        if not rows.size:
             continue
-        busy = largest_utilisation(
-            np.minimum(room[open_], 1e9), prompts[open_], time[open_], targets.queue_cv, targets.statistic
-        )
-        good = busy > 0.0
-        open_, busy = open_[good], busy[good]
-        refused[open_] = False
-        rate = np.minimum(1e3 * busy * prompts[open_] / time[open_], rate_cap)
-        blocks.append(
+        batch, time = every.prompts[rows], every.time_ms[rows]
+        busy = largest_utilisation(np.minimum(room[rows], 1e9), batch, time, targets.queue_cv, targets.statistic)
+        rate = 1e3 * busy * batch / time
+        if transfer.bytes_per_request > 0:
+            rate = np.minimum(rate, 1e3 * nics[every.worker[rows]] / transfer.bytes_per_request)
+        order = np.lexsort((rate, every.worker[rows]))
+        last = np.flatnonzero(np.diff(every.worker[rows][order], append=-1))
+        best = order[last]
+        best = best[rate[best] > 0.0]
+        served[every.worker[rows][best]] = True
+        blocks += [
             OptionBlock.of(
-                worker,
-                slots=prompts[open_],
-                in_flight=busy * prompts[open_],
-                chunks=chunks[open_],
-                utilisation=busy,
-                rate_rps=rate,
+                workers[every.worker[rows][i]],
+                slots=batch[i],
+                in_flight=busy[i] * batch[i],
+                chunks=every.chunks[rows][i],
+                utilisation=busy[i],
+                rate_rps=rate[i],
                 ttft_ms=budget,
-                residency_s=1e-3 * (time + exposed)[open_],
-                level=index,
+                residency_s=1e-3 * (time[i] + exposed[rows][i]),
+                level=number,
             )
-        )
-    rejected["TTFT"] += int(np.sum(refused))
+            for i in best
+        ]
+    rejected["TTFT"] += int(np.sum(~served)) - sum(each.worker.size == 0 for each in tried)
     return OptionBlock.concat(blocks)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    """Prompt batches and chunk counts of workers, with their prefill times; arrays of shape (n,)."""
+
+    worker: IntArray
+    prompts: IntArray
+    chunks: IntArray
+    on_rank: FloatArray
+    time_ms: FloatArray
+
+    @staticmethod
+    def of(index: int, worker: Worker) -> _Tried:
+        """All that memory holds of one worker."""
+        counts = chunk_counts(worker.site.lengths.input)
+        prompts, chunks = (a.ravel() for a in np.meshgrid(prompt_batches(worker), counts))
+        on_rank = np.ceil(prompts / worker.layout.dp)
+        tokens, inverse = np.unique(on_rank * worker.site.lengths.input / chunks, return_inverse=True)
+        held = np.array([worker.largest_slots(float(step), decode=False) for step in tokens])[inverse.ravel()]
+        fits = held >= on_rank * worker.layout.dp
+        prompts, chunks, on_rank = prompts[fits], chunks[fits], on_rank[fits]
+        time = worker.prefill_ms(prompts, chunks) if prompts.size else np.zeros(0)
+        return _Tried(np.full(prompts.size, index), prompts, chunks, on_rank, time)
+
+    def columns(self) -> tuple[IntArray, IntArray, IntArray, FloatArray, FloatArray]:
+        """The arrays in order."""
+        return self.worker, self.prompts, self.chunks, self.on_rank, self.time_ms

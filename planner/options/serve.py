@@ -15,15 +15,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from planner.costs.linear import FloatArray
-from planner.costs.queueing import largest_utilisation
+from planner.costs.queueing import largest_utilisation, prefill_wait_ms
 from planner.options.block import Family, OptionBlock
-from planner.options.search import best_batches
+from planner.options.frontier import needed
+from planner.options.places import join_places
+from planner.options.search import batch_grid, best_batches
 from planner.options.server import Server
 from planner.options.targets import Targets
 from planner.options.times import DecodeTimes
@@ -53,14 +56,19 @@ class Rates:
     Args:
         server: the family of servers.
         targets: SLO and arrivals.
-        chunks: chunks per prompt.
+        chunk_counts: chunks per prompt, shape (n,).
         prefix_load_ms: time to bring a prompt's prefix to the GPU, part of TTFT.
     """
 
     server: Server
     targets: Targets
-    chunks: int
+    chunk_counts: IntArray
     prefix_load_ms: float
+
+    @property
+    def chunks(self) -> IntArray:
+        """Chunks per prompt, shape (n, 1)."""
+        return self.chunk_counts[:, None]
 
     @property
     def _times(self) -> DecodeTimes:
@@ -87,6 +95,26 @@ class Rates:
         linear = prefill + steps * decode + slope * flight
         root = np.sqrt(np.maximum(linear**2 - 4.0 * slope * prefill * flight, 0.0))
         return np.asarray(2.0 * flight / (linear + root))
+
+    def within(self, slots: IntArray) -> NDArray[np.bool_]:
+        """Whether TTFT and TPOT hold at the rate that fills the slots; slots below 1 count as 1."""
+        wanted = np.asarray(np.maximum(slots, 1), dtype=float)
+        rate = self.little(wanted)
+        times, targets = self._times, self.targets
+        mean = times.in_flight(wanted)
+        seen = times.seen(wanted, mean)
+        decode = self.server.decode_step_ms(seen, wanted)
+        mixed = self.server.mixed_step_ms(seen, wanted, self.chunks)
+        prefill = self.chunks * mixed
+        busy = rate * prefill / self._lanes
+        good = busy < 1.0
+        if not math.isinf(targets.tpot_ms) and self.server.site.lengths.decode_tokens > 0:
+            good &= self.tpot_ms(rate, decode, mixed) <= targets.tpot_ms
+        stay = self.server.site.lengths.decode_tokens * self._limit_step_ms(decode)
+        room = targets.ttft_ms - prefill - times.slot_wait_ms(wanted, stay) - self.prefix_load_ms
+        good &= room >= 0.0
+        queue = prefill_wait_ms(np.where(good, busy, 0.0), 1, prefill, targets.queue_cv, targets.statistic)
+        return np.asarray(good & (queue <= room))
 
     def cap(self, slots: FloatArray) -> FloatArray:
         """Largest rate at which TTFT and TPOT hold; 0 where they do not hold even without load."""
@@ -147,78 +175,108 @@ class Rates:
 
 
 def serve_options(
-    family: Family, server: Server, targets: Targets, prefix_load_ms: float, rejected: Counter[str]
+    servers: Sequence[tuple[Family, Server]],
+    targets: Targets,
+    prefix_load_ms: Callable[[Server], float],
+    rejected: Counter[str],
+    *,
+    prune: bool = True,
 ) -> OptionBlock:
-    """The options of a family that can be best, one per server and chunk count.
+    """The options that can be best, at most one per server and chunk count.
 
     With the slots the rate that fills them grows (Little) and the rate that the SLO allows shrinks, so the best batch
-    is where they cross: the largest batch at which filling the slots stays within the SLO, or the next one.
+    is where they cross: the largest batch at which filling the slots stays within the SLO, or the next one. A coarse
+    grid of batches first bounds every server's rate from both sides and drops those that cannot be needed.
 
     Args:
-        family: what the servers are.
-        server: the same, as the options see it.
+        servers: families of servers, all of one service and mode.
         targets: SLO and arrivals.
-        prefix_load_ms: time to bring one prompt's prefix to the GPU.
+        prefix_load_ms: time to bring one prompt's prefix to a server.
         rejected: counts of refused options, by reason.
+        prune: whether servers may be dropped by bounds (see `planner.options.frontier`).
     """
-    blocks = []
-    parts = server.parts
-    for count in chunk_counts(server.site.lengths.input):
-        rates = Rates(server, targets, int(count), prefix_load_ms)
-        cap = server.slots_cap(server.site.lengths.input / count)
+    candidates: list[tuple[Family, Rates, IntArray, IntArray]] = []
+    bounds: list[tuple[FloatArray, FloatArray]] = []
+    for family, server in servers:
+        counts = chunk_counts(server.site.lengths.input)
+        rows = np.arange(server.copies.size).repeat(counts.size)
+        chunks = np.tile(counts, server.copies.size)
+        cap = server.take(rows).slots_cap(server.site.lengths.input / chunks)
         rejected["memory cannot hold weights and one request"] += int(np.sum(cap == 0))
-        if not cap.any():
-            continue
-
-        def within(slots: IntArray, rates: Rates = rates) -> NDArray[np.bool_]:
-            wanted = np.asarray(np.maximum(slots, 1), dtype=float)
-            return np.asarray(rates.little(wanted) <= rates.cap(wanted))
-
-        best = best_batches(within, cap, parts)
-        multiple = best[:, 0]
-        above = np.maximum(best[:, 1] - multiple, 0)
-        offsets = np.stack([np.zeros_like(above), above, above + 1, parts], axis=1)
-        slots = np.minimum(multiple[:, None] + offsets, cap[:, None])
-        wanted = np.asarray(np.maximum(slots, 1), dtype=float)
-        rate = np.where(slots > 0, np.minimum(rates.little(wanted), rates.cap(wanted)), 0.0)
-        chosen = np.argmax(rate, axis=1)
-        rows = np.arange(cap.size)
-        good = (cap > 0) & (rate[rows, chosen] > 0.0)
-        rejected["TTFT or TPOT"] += int(np.sum((cap > 0) & ~good))
-        if good.any():
-            blocks.append(
-                _options(family, rates, slots[rows, chosen][good], rate[rows, chosen][good], np.flatnonzero(good))
-            )
+        rows, chunks, cap = rows[cap > 0], chunks[cap > 0], cap[cap > 0]
+        if rows.size:
+            rates = Rates(server.take(rows), targets, chunks, prefix_load_ms(server))
+            candidates.append((family, rates, cap, rows))
+            bounds.append(_bounds(rates, cap))
+    if not candidates:
+        return OptionBlock.concat([])
+    places = join_places([(family, rates.server) for family, rates, _, _ in candidates])
+    low, high = (np.concatenate([pair[side] for pair in bounds]) for side in (0, 1))
+    keep = needed(places, low, high) if prune else high > 0.0
+    blocks, offset = [], 0
+    for family, rates, cap, rows in candidates:
+        kept = np.flatnonzero(keep[offset : offset + rows.size])
+        offset += rows.size
+        if kept.size:
+            chosen = Rates(rates.server.take(kept), targets, rates.chunk_counts[kept], rates.prefix_load_ms)
+            blocks.append(_best(family, chosen, cap[kept], rows[kept], rejected))
     return OptionBlock.concat(blocks)
 
 
-def _options(family: Family, rates: Rates, slots: IntArray, rate: FloatArray, rows: IntArray) -> OptionBlock:
-    """The block of chosen batches, with the latencies at their rates."""
+def _bounds(rates: Rates, cap: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Bounds on the best rate of each server from a grid of batches, requests/ms."""
+    grid = batch_grid(cap, rates.server.parts)
+    little = rates.little(np.asarray(grid, dtype=float))
+    good = rates.within(grid)
+    low = np.max(np.where(good, little, 0.0), axis=1)
+    last = np.where(good.any(axis=1), grid.shape[1] - 1 - np.argmax(good[:, ::-1], axis=1), -1)
+    # Up to the next grid point the rate is at most Little's there; beyond it the SLO allows less.
+    high = little[np.arange(cap.size), np.minimum(last + 1, grid.shape[1] - 1)]
+    return low, high * (1.0 + 1e-9)
+
+
+def _best(family: Family, rates: Rates, cap: IntArray, origin: IntArray, rejected: Counter[str]) -> OptionBlock:
+    """The best batch of each server."""
+    parts = rates.server.parts
+    best = best_batches(rates.within, cap, parts)
+    multiple = best[:, 0]
+    above = np.maximum(best[:, 1] - multiple, 0)
+    offsets = np.stack([np.zeros_like(above), above, above + 1, parts], axis=1)
+    slots = np.minimum(multiple[:, None] + offsets, cap[:, None])
+    wanted = np.asarray(np.maximum(slots, 1), dtype=float)
+    rate = np.where(slots > 0, np.minimum(rates.little(wanted), rates.cap(wanted)), 0.0)
+    chosen = np.argmax(rate, axis=1)
+    rows = np.arange(cap.size)
+    good = np.flatnonzero(rate[rows, chosen] > 0.0)
+    rejected["TTFT or TPOT"] += cap.size - good.size
+    if not good.size:
+        return OptionBlock.concat([])
+    kept = Rates(rates.server.take(good), rates.targets, rates.chunk_counts[good], rates.prefix_load_ms)
+    return _options(family, kept, slots[good, chosen[good]], rate[good, chosen[good]], origin[good])
+
+
+def _options(family: Family, rates: Rates, slots: IntArray, rate: FloatArray, origin: IntArray) -> OptionBlock:
+    """The block of chosen batches, with the latencies at their rates (requests/ms)."""
     server, targets = rates.server, rates.targets
-    wanted = np.ones((server.copies.size, 1))
-    wanted[rows, 0] = slots
-    rate_all = np.zeros((server.copies.size, 1))
-    rate_all[rows, 0] = rate
+    wanted, column = np.asarray(slots, dtype=float)[:, None], rate[:, None]
     times = DecodeTimes(server, targets)
-    mean = times.in_flight(wanted)
-    seen = times.seen(wanted, mean)
+    seen = times.seen(wanted, times.in_flight(wanted))
     decode = server.decode_step_ms(seen, wanted)
     mixed = server.mixed_step_ms(seen, wanted, rates.chunks)
-    tpot = rates.tpot_ms(rate_all, decode, mixed)
+    tpot = rates.tpot_ms(column, decode, mixed)
     stay = rates.chunks * mixed + server.site.lengths.decode_tokens * tpot
-    flight = np.minimum(rate_all * stay / np.asarray(server.copies[:, None], dtype=float), wanted)
-    pick = (rows, np.zeros_like(rows))
+    flight = np.minimum(column * stay / np.asarray(server.copies[:, None], dtype=float), wanted)
     return OptionBlock.of(
         family,
-        origin=rows,
-        replicas=server.copies[rows],
-        microbatches=server.microbatches[rows],
+        origin=origin,
+        replicas=server.copies,
+        microbatches=server.microbatches,
         slots=slots,
-        in_flight=flight[pick],
-        chunks=rates.chunks,
-        utilisation=np.maximum((flight / wanted)[pick], 1e-9),
+        in_flight=flight[:, 0],
+        chunks=rates.chunk_counts,
+        utilisation=np.maximum((flight / wanted)[:, 0], 1e-9),
         rate_rps=1e3 * rate,
         ttft_ms=targets.ttft_ms,
-        tpot_ms=tpot[pick],
-        residency_s=1e-3 * stay[pick],
+        tpot_ms=tpot[:, 0],
+        residency_s=1e-3 * stay[:, 0],
     )

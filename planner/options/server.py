@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,21 +52,37 @@ class Server(Protocol):
     def links(self) -> int:
         """GPUs, and so NICs, that hold the cache of one request."""
 
+    def take(self, rows: IntArray) -> Server:
+        """The servers of some rows, which may repeat."""
+
     def decode_step_ms(self, in_flight: FloatArray, slots: FloatArray) -> FloatArray:
         """Step with only decoding sequences; `in_flight` and `slots` of one replica."""
 
     def mixed_step_ms(self, in_flight: FloatArray, slots: FloatArray, chunks: ArrayLike) -> FloatArray:
         """Step in which every lane also computes a prompt chunk."""
 
-    def slots_cap(self, chunk_tokens: float) -> IntArray:
-        """Most slots of one replica that memory holds beside chunks of `chunk_tokens` tokens per lane."""
+    def slots_cap(self, chunk_tokens: FloatArray) -> IntArray:
+        """Most slots of one replica that memory holds beside chunks of `chunk_tokens` (n,) tokens per lane."""
 
 
 @dataclass(frozen=True, eq=False)
 class WorkerServer:
-    """One worker."""
+    """One worker, in as many rows as are asked for.
+
+    Args:
+        worker: the worker.
+        rows: n.
+    """
 
     worker: Worker
+    rows: int = 1
+
+    def take(self, rows: IntArray) -> WorkerServer:
+        """As many rows as `rows` has."""
+        return WorkerServer(self.worker, rows.size)
+
+    def _all(self, value: int) -> IntArray:
+        return np.full(self.rows, value, dtype=np.int64)
 
     @property
     def site(self) -> Site:
@@ -75,17 +92,17 @@ class WorkerServer:
     @property
     def copies(self) -> IntArray:
         """A worker stands alone."""
-        return np.ones(1, dtype=np.int64)
+        return self._all(1)
 
     @property
     def lanes(self) -> IntArray:
         """DP ranks."""
-        return np.array([self.worker.layout.dp])
+        return self._all(self.worker.layout.dp)
 
     @property
     def gpus(self) -> IntArray:
         """GPUs of the worker."""
-        return np.array([self.worker.layout.gpus])
+        return self._all(self.worker.layout.gpus)
 
     @property
     def attention_gpus(self) -> IntArray:
@@ -95,12 +112,12 @@ class WorkerServer:
     @property
     def parts(self) -> IntArray:
         """DP ranks x micro-batches."""
-        return np.array([self.worker.layout.parts])
+        return self._all(self.worker.layout.parts)
 
     @property
     def microbatches(self) -> IntArray:
         """Two-batch overlap is part of the layout."""
-        return np.ones(1, dtype=np.int64)
+        return self._all(1)
 
     @property
     def links(self) -> int:
@@ -115,9 +132,9 @@ class WorkerServer:
         """Step in which every DP rank also computes a prompt chunk."""
         return self.worker.mixed_step_ms(in_flight, slots, chunks)
 
-    def slots_cap(self, chunk_tokens: float) -> IntArray:
+    def slots_cap(self, chunk_tokens: FloatArray) -> IntArray:
         """Most slots that memory holds."""
-        return np.array([self.worker.largest_slots(chunk_tokens, decode=True)])
+        return _by_value(chunk_tokens, lambda tokens: self.worker.largest_slots(tokens, decode=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +150,10 @@ class AfdServer:
     unit: AfdUnit
     copies: IntArray
     microbatches: IntArray
+
+    def take(self, rows: IntArray) -> AfdServer:
+        """The units of some rows."""
+        return AfdServer(self.unit, self.copies[rows], self.microbatches[rows])
 
     @property
     def site(self) -> Site:
@@ -172,8 +193,14 @@ class AfdServer:
         """Step in which every attention replica also computes a prompt chunk."""
         return self.unit.mixed_step_ms(in_flight, self.copies[:, None], self.microbatches[:, None], slots, chunks)
 
-    def slots_cap(self, chunk_tokens: float) -> IntArray:
+    def slots_cap(self, chunk_tokens: FloatArray) -> IntArray:
         """Most slots of one attention replica that memory holds; at least one per micro-batch or none."""
-        cap = self.unit.largest_slots(chunk_tokens)
+        cap = _by_value(chunk_tokens, self.unit.largest_slots)
         fits = self.unit.ffn_fits(self.copies * chunk_tokens)
         return np.where(fits & (cap >= self.microbatches), cap, 0)
+
+
+def _by_value(values: FloatArray, function: Callable[[float], int]) -> IntArray:
+    """Apply a function of one number to every distinct value."""
+    distinct, inverse = np.unique(values, return_inverse=True)
+    return np.array([function(float(value)) for value in distinct], dtype=np.int64)[inverse.ravel()]

@@ -10,8 +10,6 @@ from planner.costs.lengths import Lengths
 from specs.service import Service, Statistic
 from specs.workload import ArrivalProcess, Workload
 
-
-
 SLOT_WAIT_PROBABILITY = 0.00148
 """Halfin-Whitt probability of waiting for a slot when three standard deviations of slots are held in reserve."""
 

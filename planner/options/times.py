@@ -40,14 +40,14 @@ class DecodeTimes:
         )
         return np.minimum(np.maximum(seen / self._copies, mean), slots)
 
-    def tpot_ms(self, slots: FloatArray) -> FloatArray:
-        """TPOT."""
-        step = self.server.decode_step_ms(self.seen(slots, self.in_flight(slots)), slots)
+    def tpot_ms(self, slots: FloatArray, mean: FloatArray | None = None) -> FloatArray:
+        """TPOT with `mean` requests in flight on one replica, by default as many as the slots carry."""
+        step = self._seen_step_ms(slots, mean)
         return np.asarray(step / self.server.site.tokens_per_step)
 
-    def stay_ms(self, slots: FloatArray) -> FloatArray:
+    def stay_ms(self, slots: FloatArray, mean: FloatArray | None = None) -> FloatArray:
         """Mean time that a request decodes."""
-        step = self.server.decode_step_ms(self.in_flight(slots), slots)
+        step = self.server.decode_step_ms(self.in_flight(slots) if mean is None else mean, slots)
         return np.asarray(self.server.site.lengths.decode_tokens * step / self.server.site.tokens_per_step)
 
     def slot_wait_ms(self, slots: FloatArray, stay_ms: FloatArray) -> FloatArray:
@@ -61,8 +61,11 @@ class DecodeTimes:
         free = (slots - self.in_flight(slots)) * self._copies
         return np.asarray(SLOT_WAIT_PROBABILITY * stay_ms / free)
 
-    def first_ms(self, slots: FloatArray) -> FloatArray:
+    def first_ms(self, slots: FloatArray, mean: FloatArray | None = None) -> FloatArray:
         """Decode part of TTFT: the wait for a slot and the steps before the first token is seen."""
-        step = self.server.decode_step_ms(self.seen(slots, self.in_flight(slots)), slots)
-        wait = self.slot_wait_ms(slots, self.stay_ms(slots))
-        return np.asarray(wait + self.server.site.engine.first_token_steps * step)
+        wait = self.slot_wait_ms(slots, self.stay_ms(slots, mean))
+        return np.asarray(wait + self.server.site.engine.first_token_steps * self._seen_step_ms(slots, mean))
+
+    def _seen_step_ms(self, slots: FloatArray, mean: FloatArray | None) -> FloatArray:
+        mean = self.in_flight(slots) if mean is None else mean
+        return self.server.decode_step_ms(self.seen(slots, mean), slots)

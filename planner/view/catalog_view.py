@@ -38,9 +38,11 @@ def entry_view(name: str, entry: GpuSpec | ModelSpec | dict[str, int]) -> Render
 
 
 def _table(title: str, *headers: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for i, header in enumerate(headers):
-        table.add_column(header, justify="right" if i else "left", no_wrap=i == 0)
+        table.add_column(header, justify="right" if i else "left", no_wrap=True)
     return table
 
 
@@ -54,8 +56,8 @@ def _facts(title: str) -> Table:
 
 def _gpus() -> Table:
     table = _table(
-        "GPUs  (TFLOP/s dense; scale-up and scale-out per GPU and direction)",
-        "id", "GiB", "TB/s", "BF16", "FP8", "FP4", "scale-up GB/s", "out Gbit/s", "W", "per hour",
+        "GPUs  (TFLOP/s dense; scale-up: GB/s and GPUs; scale-out: Gbit/s; both per GPU and direction)",
+        "id", "GiB", "TB/s", "BF16", "FP8", "FP4", "scale-up", "among", "out", "W", "USD/h",
     )  # fmt: skip
     for name in catalog.gpu_ids():
         gpu = catalog.gpu(name)
@@ -65,7 +67,8 @@ def _gpus() -> Table:
             f"{gpu.memory_bytes / 2**30:.0f}",
             number(gpu.memory_gbyte_per_s / 1000),
             *(number(rate) if rate else "-" for rate in rates),
-            f"{number(gpu.scale_up_gbyte_per_s)} x {gpu.scale_up_domain}",
+            number(gpu.scale_up_gbyte_per_s),
+            str(gpu.scale_up_domain),
             number(gpu.scale_out_gbit_per_s),
             number(gpu.power_w),
             f"{gpu.cost_per_gpu_hour:.2f}",
@@ -123,7 +126,7 @@ def _gpu(gpu: GpuSpec) -> Table:
     return table
 
 
-def _model(model: ModelSpec) -> Table:
+def _model(model: ModelSpec) -> Group:
     table = _facts(model.id)
     published = model.published_total_params_billion, model.published_active_params_billion
     total, active = (f"{number(value)} published" if value else "" for value in published)
@@ -137,8 +140,7 @@ def _model(model: ModelSpec) -> Table:
     for group in model.layers:
         attention = "no attention" if group.attention is None else group.attention.kind
         table.add_row(f"{group.count} layers", attention, _ffn(group.ffn))
-    table.add_row("source", "", model.source)
-    return table
+    return Group(table, Text(f"{model.source[0].upper()}{model.source[1:]}", style="dim"))
 
 
 def _ffn(ffn: Ffn | None) -> str:
@@ -152,7 +154,7 @@ def _ffn(ffn: Ffn | None) -> str:
 
 def _attention(model: ModelSpec) -> str:
     kinds = dict.fromkeys(group.attention.kind for group in model.layers if group.attention is not None)
-    return " + ".join(kinds)
+    return "+".join(kinds)
 
 
 def _experts(model: ModelSpec) -> MoeFfn | None:

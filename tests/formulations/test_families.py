@@ -207,15 +207,15 @@ def test_relaxation_sees_the_packing():
 
 
 def test_relaxation_over_two_pools():
-    """Prefill on pool 0 (30 GPUs: 37.5/s), decode on pool 1 (20 GPUs: 35/s): D is the lesser."""
+    """Prefill on pool 0 (three fit 30 GPUs: 30/s), decode on pool 1 (20 GPUs: 35/s): D is the lesser."""
     rows = [
         {"mode": 1, "role": 1, "rate": 10.0, "items": {(0, 8): 1}},
         {"mode": 1, "role": 2, "rate": 7.0, "items": {(1, 4): 1}},
     ]
     made = problem(pools=("a", "b"), pool_gpus=[30, 20], pool_domain=[8, 8])
     built = columns.build(made, table(rows, 2))
-    assert built.bounds.path == pytest.approx([35.0], rel=1e-5)
-    assert seam.relax(seam.extract(built.assembly.model)).incumbent == pytest.approx(35.0)
+    assert built.bounds.path == pytest.approx([30.0], rel=1e-5)
+    assert seam.relax(seam.extract(built.assembly.model)).incumbent == pytest.approx(30.0)
 
 
 def test_link_bounds_are_ordered():
@@ -226,6 +226,6 @@ def test_link_bounds_are_ordered():
     # 45 GPUs: 4/3 per GPU; 1 / (2/6 + 2/5); 1 / (2/3 + 2/8).
     assert program == pytest.approx([60, 45 / (2 / 6 + 2 / 5), 45 / (2 / 3 + 2 / 8)])
     assert links._one_pool(built.assembly, every, 0) == pytest.approx(program)
-    # 15 of 3; 10 prefill on 20 and 60/s on 25 (11 of 2 and one of 3); 14 prefill on 28 and 6 of 2.
-    assert built.bounds.path == pytest.approx([60, 60, 42])
+    # 15 of 3; 10 prefill on 20 and 60/s on 25 (11 of 2 and one of 3); 16 prefill on 32 and 6 decode on 12.
+    assert built.bounds.path == pytest.approx([60, 60, 48])
     assert np.all(built.bounds.path <= program * (1 + 1e-9))

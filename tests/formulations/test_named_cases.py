@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from formulations import columns
+from formulations import columns, knapsack, seam
 from formulations.packing import maximal_patterns, needs_patterns
 from formulations.table import OptionTable, Role
 from tests.formulations.instances import problem, table
@@ -142,6 +142,31 @@ def test_warm_start_is_accepted():
     )
     assert warm.incumbent == cold.incumbent
     assert seen[0] == pytest.approx(36)
+
+
+def test_conflict_of_an_infeasible_demand_is_named():
+    """64 GPUs hold 8 replicas of 10/s; 81/s are asked for."""
+    options = table([{"rate": 10.0, "items": {(0, 8): 1}, "cost": 1.0}])
+    made = problem(sense="minimize", demand_rps=[81.0])
+    assert columns.solve(made, options).status == "infeasible"
+    named = seam.irreducible_infeasible_set(seam.extract(columns.build(made, options).assembly.model))
+    assert "cDemand[0,0]" in named
+    assert len(named) <= 3
+
+
+def test_search_begins_with_a_plan_of_whole_replicas():
+    """Each of two services has half of 100 GPUs: 6 of 8 GPUs and one of 2; 4 prefill and 9 decode replicas."""
+    rows = [
+        {"rate": 9.0, "items": {(0, 8): 1}},
+        {"rate": 2.0, "items": {(0, 2): 1}},
+        {"service": 1, "mode": 1, "role": 1, "rate": 5.0, "items": {(0, 8): 1}},
+        {"service": 1, "mode": 1, "role": 2, "rate": 2.5, "items": {(0, 2): 1}},
+    ]
+    made = problem(services=("a", "b"), pool_gpus=[100])
+    built = columns.build(made, table(rows))
+    assert built.bounds.table is not None
+    plan = knapsack.start(built.bounds.table)
+    assert plan == {0: 6, 1: 1, 2: 4, 3: 9}
 
 
 def test_no_option_at_all_is_infeasible():

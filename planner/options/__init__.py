@@ -1,0 +1,1 @@
+"""Options: every way to serve that meets memory and SLO, as arrays."""

@@ -1,0 +1,118 @@
+"""Communication: latency once per hop, and no byte that leaves a domain at scale-up speed."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from planner.costs.fabric import COLLECTIVE_SETUP_US, MESSAGE_ISSUE_US, REDUCE_SETUP_US, Fabric
+from planner.costs.layout import Layout
+from planner.costs.routing import Copies
+from planner.costs.worker import Worker, dispatch_bytes
+from specs.catalog import model as catalogue_model
+from specs.model import MoeFfn, Precision
+from tests.costs.sites import make_site
+from tests.oracles.routing_monte_carlo import choose_slots, reached, uniform_choices
+
+FABRIC = Fabric(8, 300e6, 40e6, 2.0, 5.0)
+WIDTH = 7168
+
+
+def test_an_exchange_is_setup_one_hop_issue_and_its_slower_link() -> None:
+    time = FABRIC.exchange(Copies(3.0, 2.0), 1000.0, peers=31)
+    floor = COLLECTIVE_SETUP_US + 5.0 + 31 * MESSAGE_ISSUE_US
+    assert time(0.0) == pytest.approx(floor * 1e-3)
+    assert time(1e5) == pytest.approx(floor * 1e-3 + 2.0 * 1000.0 * 1e5 / 40e6)
+    assert FABRIC.exchange(Copies(30.0, 2.0), 1000.0, peers=31)(1e5) == pytest.approx(floor * 1e-3 + 30 * 1e8 / 300e6)
+    inside = FABRIC.exchange(Copies(3.0, 0.0), 1000.0, peers=7)
+    assert inside(0.0) == pytest.approx((COLLECTIVE_SETUP_US + 2.0 + 7 * MESSAGE_ISSUE_US) * 1e-3)
+
+
+def test_an_all_reduce_moves_its_message_twice_less_the_local_share() -> None:
+    for ranks in (2, 4, 8):
+        time = FABRIC.all_reduce(ranks, 100.0)
+        assert time(0.0) == pytest.approx((REDUCE_SETUP_US + 2 * 2.0) * 1e-3)
+        # Reduce-scatter, then all-gather: each rank receives a part of size 1/r from r - 1 others, twice.
+        assert time(1e6) - time(0.0) == pytest.approx(2 * (ranks - 1) * (1e8 / ranks) / 300e6)
+    assert not FABRIC.all_reduce(1, 100.0)(1e6)
+
+
+def test_an_all_reduce_does_not_leave_its_domain() -> None:
+    with pytest.raises(ValueError, match="do not fit a scale-up domain"):
+        FABRIC.all_reduce(16, 100.0)
+
+
+def test_a_copy_between_pools_runs_at_the_slower_nic() -> None:
+    slow = Fabric(8, 300e6, 10e6, 2.0, 9.0)
+    assert FABRIC.send_ms(4e7, 4, slow) == slow.send_ms(4e7, 4, FABRIC)
+    assert FABRIC.send_ms(4e7, 4, slow) == pytest.approx(1.0 + (COLLECTIVE_SETUP_US + 9.0) * 1e-3)
+
+
+MODELS = [
+    "deepseek-ai/DeepSeek-V3",
+    "zai-org/GLM-5",
+    "Qwen/Qwen3-235B-A22B",
+    "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16",
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(MODELS),
+    gpu=st.sampled_from(["h100", "h800", "b200", "gb200-nvl72-186gb"]),
+    nodes=st.sampled_from([1, 2, 4, 8, 9, 16]),
+    tp=st.sampled_from([1, 2, 4]),
+    moe_tp=st.sampled_from([1, 2]),
+    low_latency=st.booleans(),
+    tokens=st.integers(1, 4096),
+)
+def test_what_leaves_a_domain_moves_at_scale_out_speed(
+    name: str, gpu: str, nodes: int, tp: int, moe_tp: int, low_latency: bool, tokens: int
+) -> None:
+    site = make_site(gpu, name, count=1152)
+    domain, gpus = site.fabric.domain, nodes * 8 if gpu != "gb200-nvl72-186gb" else nodes * 36
+    assume(gpus <= domain or gpus % domain == 0)
+    ffn = site.moe
+    assert ffn is not None
+    ep = gpus // moe_tp
+    worker = Worker(site, Layout(tp, gpus // tp, ep, moe_tp, 1, -(-ffn.experts // ep) * ep))
+    group = next(i for i, layer in enumerate(site.model.layers) if layer.ffn == ffn)
+    dispatch, combine = worker.exchange(group, low_latency=low_latency)
+    # However a collective deduplicates, every remote domain that holds an expert of a token gets it once.
+    entered = least_remote_domains(ffn, ep, moe_tp, domain, worker.layout.expert_slots)
+    width = ffn.expert_hidden or site.model.hidden
+    for time, size in ((dispatch, dispatch_bytes(width, Precision.FP8)), (combine, width * 2.0)):
+        least = entered * tokens / tp * size / site.fabric.scale_out_bytes_per_ms
+        assert float(time(float(tokens))) >= least * 0.97  # Monte Carlo error of `entered`
+
+
+def least_remote_domains(ffn: MoeFfn, ep: int, moe_tp: int, domain: int, slots: int) -> float:
+    """Domains other than the sender's that hold an expert of a token, by routing random tokens."""
+    rng, tokens = np.random.default_rng(3), 2000
+    chosen = uniform_choices(rng, tokens, ffn.experts, ffn.experts_per_token, ffn.groups, ffn.groups_per_token)
+    slot = choose_slots(rng, chosen, np.arange(slots) % ffn.experts)
+    ranks_per_domain = max(1, domain // moe_tp)
+    domains = max(1, ep // ranks_per_domain)
+    hit = reached(slot // (slots // ep) // ranks_per_domain, domains)
+    hit[np.arange(tokens), rng.integers(domains, size=tokens)] = False
+    return float(hit.sum(axis=1).mean())
+
+
+def test_group_limited_routing_visits_fewer_nodes() -> None:
+    limited = catalogue_model("deepseek-ai/DeepSeek-V3")
+    ffn = limited.layers[1].ffn
+    assert isinstance(ffn, MoeFfn)
+    worker = Worker(make_site("h800"), Layout(1, 64, 64, 1, 1, 256))
+    free = ffn.model_copy(update={"groups": 1, "groups_per_token": 1})
+    with_groups, without = (worker.copies(part, low_latency=False).scale_out for part in (ffn, free))
+    assert with_groups <= 4.0 * (1 - 1 / 8)  # at most four of eight nodes, one in eight of them the sender's
+    assert with_groups < 0.75 * without
+    # The low-latency kernels send one copy per expert, whatever the groups.
+    assert worker.copies(ffn, low_latency=True).scale_out == pytest.approx(8 * (1 - 1 / 8))
+
+
+def test_slower_networks_are_slower() -> None:
+    fast, slow = make_site(), make_site(network_slowdown=1.3)
+    for low_latency in (True, False):
+        one, two = (Worker(s, Layout(1, 32, 32, 1, 1, 256)).exchange(1, low_latency=low_latency) for s in (fast, slow))
+        assert two[0](1e6) == pytest.approx(1.3 * one[0](1e6), rel=1e-3)
