@@ -2,8 +2,13 @@
 
 TTFT is joint over prefill and decode, so P/D modes are solved over levels of the decode part (`planner.options`).
 Levels are a grid, and its error is closed, not assumed: beside the exact problem, in which every path meets TTFT, an
-optimistic one gives prefill at each level the budget of the level's lower end. Its bound holds for any finer levels;
-where it is too far from the incumbent, the levels that it uses are split and both are solved again.
+optimistic one gives prefill at each level the budget of the level's lower end. No plan with finer levels is better
+than its optimum. Levels whose optimistic value is beaten by the incumbent are done with; the others are split at the
+decode parts that their options really have, until the proof is as tight as asked.
+
+With one service on one pool the value of every level is a knapsack (`planner.levels`), and the program sees only the
+levels that can win. Otherwise the optimistic problem is solved as a program of its own, and the levels that it uses
+are split.
 """
 
 from __future__ import annotations
@@ -13,19 +18,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
+import numpy as np
+
 from formulations import columns
 from formulations.solution import Solution
+from formulations.table import Role
+from planner.costs.linear import FloatArray
+from planner.levels import best_rates, fewest_gpus
 from planner.options.decode import Level
-from planner.space import Group, ModeOptions, ServiceSpace, Space
-from planner.table import Tables, tables
+from planner.space import Group, HandOver, ModeOptions, Space
+from planner.table import Tables, fabric_limit, tables, unit_cost
 from specs.service import Mode
 
 Progress = Callable[[str, float | None, float | None], None]
 """Called with the stage, the incumbent and the bound."""
 
-MOST_ROUNDS = 12
+MOST_ROUNDS = 40
 SOLVER_SHARE = 0.2
 """Share of the requested gap that the solver may leave open in one problem."""
+
+LEVELS_SHOWN = 4
+"""Best levels of a P/D mode that the program is given, where every level's value is known beforehand."""
+
+Key = tuple[int, Mode]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +53,7 @@ class Solved:
         bound: valid for any finer levels.
         gap: total, inf without an incumbent.
         gap_solver: part of it that the solver left open in the exact problem.
-        levels: TTFT levels in use at the end, by service and mode.
+        levels: number of TTFT levels that were looked at.
         seconds: wall seconds by stage.
     """
 
@@ -47,7 +62,7 @@ class Solved:
     bound: float
     gap: float
     gap_solver: float
-    levels: dict[tuple[int, Mode], tuple[Level, ...]]
+    levels: int
     seconds: dict[str, float]
 
 
@@ -68,105 +83,205 @@ def solve(
         progress: told of every stage.
         refuse: removes options from the tables before they are solved (used for alternatives).
     """
-    start = perf_counter()
-    seconds = {"options": 0.0, "solve": 0.0}
-    sense = space.scenario.objective.maximizing
-    options: dict[tuple[int, Mode], ModeOptions] = {}
-    for part in space.services:
-        for mode in part.service.modes:
-            _tell(progress, f"options of {part.service.name}: {mode.value}", None, None)
-            options[part.index, mode] = part.groups(mode)
-    seconds["options"] = perf_counter() - start
+    return _Search(space, gap, time_limit_s, progress, refuse).run()
 
-    for round_ in range(MOST_ROUNDS):
-        left = max(time_limit_s - (perf_counter() - start), 0.5)
-        exact = _tables(space, [group for each in options.values() for group in each.exact], refuse)
-        _tell(progress, "solving", None, None)
+
+class _Search:
+    """The rounds of one solve."""
+
+    def __init__(
+        self,
+        space: Space,
+        gap: float,
+        time_limit_s: float,
+        progress: Progress | None,
+        refuse: Callable[[Tables], Tables] | None,
+    ) -> None:
+        self._space, self._gap, self._progress, self._refuse = space, gap, progress, refuse
+        self._start = perf_counter()
+        self._end = self._start + time_limit_s
+        self._maximizing = space.scenario.objective.maximizing
+        self._fixed: list[Group] = []
+        self._handed: dict[Key, HandOver] = {}
+        for part in space.services:
+            for mode in part.service.modes:
+                self._tell(f"options of {part.service.name}: {mode.value}", None, None)
+                found = part.groups(mode)
+                if isinstance(found, HandOver):
+                    self._handed[part.index, mode] = found
+                else:
+                    self._fixed += found.exact
+        self._levels: dict[Key, tuple[Level, ...]] = {key: each.first_levels() for key, each in self._handed.items()}
+        self._beaten = -math.inf if self._maximizing else math.inf
+        self._seen = sum(len(levels) for levels in self._levels.values())
+        self._seconds = {"options": perf_counter() - self._start, "solve": 0.0}
+
+    def run(self) -> Solved:
+        """Solve, split, solve again."""
+        single = len(self._space.services) == 1 and len(self._space.pools) == 1 and self._refuse is None
+        by_knapsack = single and not np.isfinite(self._fabric_limits()).any() and not self._closed_loop()
+        best: tuple[Tables, Solution] | None = None
+        bound = total = math.inf
+        for number in range(MOST_ROUNDS):
+            options = {key: self._handed[key].options(levels) for key, levels in self._levels.items() if levels}
+            if by_knapsack:
+                exact, bound, alive = self._round_by_knapsack(options)
+            else:
+                exact, bound, alive = self._round_by_program(options)
+            if best is None or self._better(exact[1], best[1]):
+                best = exact
+            solution = best[1]
+            if solution.found and math.isfinite(bound):
+                bound = max(bound, solution.incumbent) if self._maximizing else min(bound, solution.incumbent)
+            total = _relative(solution, bound)
+            self._tell(f"round {number + 1}", solution.incumbent if solution.found else None, bound)
+            if total <= self._gap or perf_counter() > self._end or not self._split(options, alive):
+                break
+        assert best is not None
+        solver_gap = min(_relative(best[1], best[1].bound), total)
+        return Solved(best[0], best[1], bound, total, solver_gap, self._seen, self._seconds)
+
+    # -- rounds --------------------------------------------------------------------------------------------------
+
+    def _round_by_program(
+        self, options: dict[Key, ModeOptions]
+    ) -> tuple[tuple[Tables, Solution], float, dict[Key, set[int]]]:
+        """Exact and optimistic programs; the levels to split are those that the optimistic solution uses."""
+        exact = self._program([group for each in options.values() for group in each.exact])
+        if not options:
+            return exact, exact[1].bound, {}
+        upper_tables, upper = self._program([group for each in options.values() for group in each.optimistic])
+        modes = list(Mode)
+        alive: dict[Key, set[int]] = {}
+        for service, mode, level in upper.levels:
+            key = (service, modes[mode])
+            if key in options:
+                alive.setdefault(key, set()).add(level)
+        del upper_tables
+        return exact, upper.bound, alive
+
+    def _round_by_knapsack(
+        self, options: dict[Key, ModeOptions]
+    ) -> tuple[tuple[Tables, Solution], float, dict[Key, set[int]]]:
+        """The exact program over the best levels; the levels to split are those whose bound beats its incumbent."""
+        shown: list[Group] = []
+        for each in options.values():
+            values = self._values(each, optimistic=False)
+            best = np.argsort(-values if self._maximizing else values, kind="stable")[:LEVELS_SHOWN]
+            for group in each.exact:
+                shown.append(replace(group, block=group.block.take(np.isin(group.block.level, best))))
+        exact = self._program(shown)
+        incumbent = exact[1].incumbent if exact[1].found else math.nan
+        bound = exact[1].bound if self._fixed_bound_needed(exact[1]) else (-math.inf if self._maximizing else math.inf)
+        alive: dict[Key, set[int]] = {}
+        for key, each in options.items():
+            values = self._values(each, optimistic=True)
+            if not values.size:
+                continue
+            worst = values.max() if self._maximizing else values.min()
+            bound = self._looser(bound, float(worst))
+            slack = 1.0 + 0.5 * self._gap
+            if math.isnan(incumbent):
+                open_ = values > 0.0 if self._maximizing else np.isfinite(values)
+            else:
+                open_ = values > incumbent * slack if self._maximizing else values < incumbent / slack
+            alive[key] = set(np.flatnonzero(open_).tolist())
+            # Levels that are beaten need not be looked at again; what they could reach stays in the bound.
+            if (~open_).any():
+                beaten = values[~open_].max() if self._maximizing else values[~open_].min()
+                self._beaten = self._looser(self._beaten, float(beaten))
+            keep = [i for i in range(len(each.levels)) if open_[i]]
+            self._levels[key] = tuple(each.levels[i] for i in keep)
+            alive[key] = set(range(len(keep)))
+        return exact, self._looser(bound, self._beaten), alive
+
+    def _looser(self, a: float, b: float) -> float:
+        """The weaker of two bounds."""
+        return max(a, b) if self._maximizing else min(a, b)
+
+    def _fixed_bound_needed(self, solution: Solution) -> bool:
+        """The program's bound covers the modes without levels; its P/D levels are covered by their own values."""
+        return bool(self._fixed) or not solution.found
+
+    def _values(self, options: ModeOptions, *, optimistic: bool) -> FloatArray:
+        """Objective that every level could reach on the one pool there is; for a minimum inf where nothing fits."""
+        (part,), (pool,) = self._space.services, self._space.pools
+        service, demand = part.service, part.service.demand_rps
+        if self._maximizing:
+            rate = best_rates(options, pool.count, optimistic=optimistic)
+            if demand is not None:
+                rate = np.minimum(rate, demand)
+            return np.asarray(rate * service.weight * part.sites[0].lengths.output)
+        gpus = fewest_gpus(options, pool.count, demand or 0.0, optimistic=optimistic)
+        cost = unit_cost(self._space.scenario, pool)
+        return np.where(gpus <= pool.count, gpus * cost, math.inf)
+
+    def _program(self, groups: Sequence[Group]) -> tuple[Tables, Solution]:
+        built = tables(self._space, [*self._fixed, *groups])
+        if self._refuse is not None:
+            built = self._refuse(built)
         mark = perf_counter()
-        solution = columns.solve(exact.problem, exact.options, gap=gap * SOLVER_SHARE, time_limit_s=left)
-        bound = solution.bound
-        relaxed, upper = exact, solution
-        if any(len(each.levels) > 1 or each.exact is not each.optimistic for each in options.values()):
-            relaxed = _tables(space, [group for each in options.values() for group in each.optimistic], refuse)
-            left = max(time_limit_s - (perf_counter() - start), 0.5)
-            upper = columns.solve(relaxed.problem, relaxed.options, gap=gap * SOLVER_SHARE, time_limit_s=left)
-            bound = upper.bound
-        seconds["solve"] += perf_counter() - mark
-        if solution.found and math.isfinite(bound):
-            bound = max(bound, solution.incumbent) if sense else min(bound, solution.incumbent)
-        total = _gap(solution, bound)
-        _tell(progress, f"round {round_ + 1}", solution.incumbent if solution.found else None, bound)
-        done = total <= gap or not upper.found or perf_counter() - start > time_limit_s
-        if done or not _split(space.services, options, relaxed, upper):
-            break
-    solver_gap = min(_gap(solution, solution.bound), total)
-    levels = {key: each.levels for key, each in options.items()}
-    return Solved(exact, solution, bound, total, solver_gap, levels, seconds)
+        left = max(self._end - mark, 0.5)
+        solution = columns.solve(built.problem, built.options, gap=self._gap * SOLVER_SHARE, time_limit_s=left)
+        self._seconds["solve"] += perf_counter() - mark
+        return built, solution
+
+    # -- splitting -----------------------------------------------------------------------------------------------
+
+    def _split(self, options: dict[Key, ModeOptions], alive: dict[Key, set[int]]) -> bool:
+        """Split levels at the decode parts that their options have; False if none can be split."""
+        changed = False
+        for key, numbers in alive.items():
+            taken = self._parts_taken(options[key])
+            result: list[Level] = []
+            for number, level in enumerate(self._levels[key]):
+                ends = taken.get((level.link_bytes_per_ms, level.decode_ms), ()) if number in numbers else ()
+                below = level.decode_ms_below
+                middle = 0.5 * (below + (max(ends) if ends else level.decode_ms))
+                new = [e for e in {*ends, middle} if below < e * (1 - 1e-12) and e < level.decode_ms * (1 - 1e-12)]
+                if number not in numbers or not math.isfinite(level.decode_ms):
+                    result.append(level)
+                    continue
+                changed |= bool(new)
+                for end in [*sorted(new), level.decode_ms]:
+                    # Above the largest decode part that is taken there is nothing new until the level's end.
+                    result.append(replace(level, decode_ms=end, decode_ms_below=below))
+                    below = end
+            self._seen += len(result) - len(self._levels[key])
+            self._levels[key] = tuple(result)
+        return changed
+
+    def _parts_taken(self, options: ModeOptions) -> dict[tuple[float, float], tuple[float, ...]]:
+        """Largest decode part below each level's end that its best options have, by (link rate, end)."""
+        decode = next(group.block for group in options.exact if group.role is Role.DECODE)
+        result: dict[tuple[float, float], tuple[float, ...]] = {}
+        for number, level in enumerate(options.levels):
+            parts = decode.ttft_ms[decode.level == number]
+            if parts.size:
+                result[level.link_bytes_per_ms, level.decode_ms] = (float(parts.max()),)
+        return result
+
+    # -- helpers -------------------------------------------------------------------------------------------------
+
+    def _better(self, new: Solution, old: Solution) -> bool:
+        if not new.found or not old.found:
+            return new.found and not old.found
+        return new.incumbent > old.incumbent if self._maximizing else new.incumbent < old.incumbent
+
+    def _fabric_limits(self) -> FloatArray:
+        return np.array([fabric_limit(pool) for pool in self._space.pools])
+
+    def _closed_loop(self) -> bool:
+        return any(part.closed_loop for part in self._space.services)
+
+    def _tell(self, stage: str, incumbent: float | None, bound: float | None) -> None:
+        if self._progress is not None:
+            self._progress(stage, incumbent, bound)
 
 
-def _tables(space: Space, groups: Sequence[Group], refuse: Callable[[Tables], Tables] | None) -> Tables:
-    built = tables(space, groups)
-    return refuse(built) if refuse else built
-
-
-def _gap(solution: Solution, bound: float) -> float:
+def _relative(solution: Solution, bound: float) -> float:
     if not solution.found or not math.isfinite(bound):
         return math.inf
     if solution.incumbent == 0.0:
         return 0.0 if bound == 0.0 else math.inf
     return abs(bound - solution.incumbent) / abs(solution.incumbent)
-
-
-def _split(
-    services: Sequence[ServiceSpace],
-    options: dict[tuple[int, Mode], ModeOptions],
-    relaxed: Tables,
-    upper: Solution,
-) -> bool:
-    """Split the levels that the optimistic solution uses, at the decode parts that it takes; False if it cannot."""
-    modes = list(Mode)
-    changed = False
-    for service, mode_index, number in upper.levels:
-        key = (service, modes[mode_index])
-        level = options[key].levels[number]
-        if not math.isfinite(level.decode_ms):
-            continue
-        taken = _decode_part(relaxed, upper, service, mode_index, number)
-        ends = {taken, 0.5 * (level.decode_ms_below + taken)}
-        new = [end for end in ends if level.decode_ms_below < end < level.decode_ms * (1.0 - 1e-9)]
-        if not new:
-            continue
-        changed = True
-        options[key] = services[service].groups(key[1], _insert(options[key].levels, level, new))
-    return changed
-
-
-def _decode_part(relaxed: Tables, upper: Solution, service: int, mode: int, level: int) -> float:
-    """Largest decode part of TTFT among the decode options that a solution uses on one path."""
-    worst = 0.0
-    for row in upper.replicas:
-        group = relaxed.groups[int(relaxed.group[row])]
-        options = relaxed.options
-        if (int(options.service[row]), int(options.mode[row]), int(options.level[row])) == (service, mode, level):
-            if group.role.name == "DECODE":
-                worst = max(worst, float(group.block.ttft_ms[int(relaxed.row[row])]))
-    return worst
-
-
-def _insert(levels: Sequence[Level], split: Level, ends: Sequence[float]) -> list[Level]:
-    """Levels with new ends inside one of them, at its link rate."""
-    result: list[Level] = []
-    for level in levels:
-        if level is not split:
-            result.append(level)
-            continue
-        below = level.decode_ms_below
-        for end in [*sorted(ends), level.decode_ms]:
-            result.append(replace(level, decode_ms=end, decode_ms_below=below))
-            below = end
-    return result
-
-
-def _tell(progress: Progress | None, stage: str, incumbent: float | None, bound: float | None) -> None:
-    if progress is not None:
-        progress(stage, incumbent, bound)

@@ -14,15 +14,16 @@ from planner.costs.sides import ACTIVATION_BYTES
 from planner.costs.site import Site
 from planner.costs.worker import Worker, dispatch_bytes
 from planner.options.block import Family, OptionBlock
-from planner.options.decode import NO_LEVEL, Level, decode_options
+from planner.options.decode import NO_LEVEL, DecodeSide, Level
 from planner.options.layouts import afd_units, layouts
-from planner.options.prefill import NO_TRANSFER, Transfer, prefill_options
+from planner.options.prefill import NO_TRANSFER, PrefillSide, Transfer
 from planner.options.serve import serve_options
 from planner.options.server import AfdServer, Server, WorkerServer
 from planner.options.targets import Targets
 from specs.model import MoeFfn
 from specs.scenario import ResolvedPool, Scenario, resolve_pool
 from specs.service import Mode, Phase, Service
+from specs.workload import ArrivalProcess
 
 FIRST_LEVELS = 3
 """TTFT levels that a P/D mode starts with; `planner.solve` adds more where the proof needs them."""
@@ -130,6 +131,11 @@ class ServiceSpace:
             return frozenset()
         return frozenset({"prefill", "decode"}) - frozenset(site.workload.prefix_at)
 
+    @property
+    def closed_loop(self) -> bool:
+        """Whether clients wait for their answers, so that the time of requests in flight counts."""
+        return self.sites[0].workload.arrival.process is ArrivalProcess.CLOSED_LOOP
+
     def transfer(self) -> Transfer:
         """KV transfer from prefill to decode; cache bytes do not depend on the pool."""
         site = self.sites[0]
@@ -158,62 +164,30 @@ class ServiceSpace:
 
     # -- groups by mode ------------------------------------------------------------------------------------------
 
-    def groups(self, mode: Mode, levels: Sequence[Level] | None = None, *, prune: bool = True) -> ModeOptions:
-        """The options of a mode.
+    def groups(self, mode: Mode, *, prune: bool = True) -> ModeOptions | HandOver:
+        """The options of a mode: at once, or for levels to be chosen where requests are handed over.
 
         Args:
             mode: serving mode.
-            levels: TTFT levels of a P/D mode; `first_levels` where None.
             prune: whether servers may be dropped by bounds before their batches are known.
         """
         rejected = self.rejected[mode]
-        phase = self.service.phase
-        if mode in (Mode.AGGREGATED, Mode.AFD):
-            servers = self.servers(mode)
-            if phase is Phase.PREFILL:
-                workers = self.workers if mode is Mode.AGGREGATED else ()
-                block = self._prefill(workers, [NO_LEVEL], [self.targets.ttft_ms], NO_TRANSFER, rejected)
-            elif phase is Phase.DECODE:
-                block = decode_options(servers, self.targets, [NO_LEVEL], 0.0, rejected, prune=prune)
-            else:
-                block = serve_options(servers, self.targets, self.prefix_load_ms, rejected, prune=prune)
-            alone = (Group(self.index, mode, Role.SERVE, block),)
-            return ModeOptions(alone, alone, (NO_LEVEL,))
-        if phase is not Phase.FULL:
+        phase, servers = self.service.phase, self.servers(mode)
+        if mode in (Mode.PREFILL_DECODE, Mode.PREFILL_DECODE_AFD):
+            if phase is Phase.FULL:
+                return HandOver.of(self, mode, prune=prune)
             rejected[f"phase {phase.value} alone needs no hand-over: mode aggregated or afd covers it"] += 1
             return ModeOptions((), (), (NO_LEVEL,))
-        if levels is None:
-            levels = self.first_levels(mode)
-        return self._handed_over(mode, levels, prune=prune)
-
-    def _handed_over(self, mode: Mode, levels: Sequence[Level], *, prune: bool) -> ModeOptions:
-        rejected, transfer, ttft = self.rejected[mode], self.transfer(), self.targets.ttft_ms
-        block = decode_options(
-            self.servers(mode), self.targets, levels, transfer.bytes_per_request, rejected, prune=prune
-        )
-        decode = Group(self.index, mode, Role.DECODE, block)
-
-        def prefill(budgets_ms: Sequence[float]) -> Group:
-            found = self._prefill(self.workers, levels, budgets_ms, transfer, rejected)
-            return Group(self.index, mode, Role.PREFILL, found)
-
-        return ModeOptions(
-            (prefill([ttft - level.decode_ms for level in levels]), decode),
-            (prefill([ttft - level.decode_ms_below for level in levels]), decode),
-            tuple(levels),
-        )
-
-    def _prefill(
-        self,
-        workers: Sequence[Worker],
-        levels: Sequence[Level],
-        budgets_ms: Sequence[float],
-        transfer: Transfer,
-        rejected: Counter[str],
-    ) -> OptionBlock:
-        if not workers:
-            return OptionBlock.concat([])
-        return prefill_options(workers, self.targets, levels, budgets_ms, transfer, rejected)
+        if phase is Phase.PREFILL:
+            workers = self.workers if mode is Mode.AGGREGATED else ()
+            side = PrefillSide(workers, self.targets, NO_TRANSFER, rejected, prune=prune)
+            block = side.at([NO_LEVEL], [self.targets.ttft_ms])
+        elif phase is Phase.DECODE:
+            block = DecodeSide(servers, self.targets, 0.0, rejected, prune=prune).at([NO_LEVEL])
+        else:
+            block = serve_options(servers, self.targets, self.prefix_load_ms, rejected, prune=prune)
+        alone = (Group(self.index, mode, Role.SERVE, block),)
+        return ModeOptions(alone, alone, (NO_LEVEL,))
 
     def servers(self, mode: Mode) -> list[tuple[Family, Server]]:
         """Whatever decodes in a mode."""
@@ -221,34 +195,66 @@ class ServiceSpace:
             return [(unit.unit, unit) for unit in self.units]
         return [(worker, WorkerServer(worker)) for worker in self.workers]
 
-    def first_levels(self, mode: Mode) -> list[Level]:
+
+@dataclass(frozen=True, eq=False)
+class HandOver:
+    """A P/D mode of one service: options for any TTFT levels.
+
+    Args:
+        index: of the service.
+        mode: serving mode.
+        ttft_ms: the SLO.
+        prefill: prefill options.
+        decode: decode options.
+    """
+
+    index: int
+    mode: Mode
+    ttft_ms: float
+    prefill: PrefillSide
+    decode: DecodeSide
+
+    @staticmethod
+    def of(space: ServiceSpace, mode: Mode, *, prune: bool) -> HandOver:
+        """The P/D mode of a service."""
+        rejected, transfer = space.rejected[mode], space.transfer()
+        return HandOver(
+            space.index,
+            mode,
+            space.targets.ttft_ms,
+            PrefillSide(space.workers, space.targets, transfer, rejected, prune=prune),
+            DecodeSide(space.servers(mode), space.targets, transfer.bytes_per_request, rejected, prune=prune),
+        )
+
+    def first_levels(self) -> tuple[Level, ...]:
         """Levels to begin with: link rates x decode parts of TTFT between the smallest and the largest there is."""
-        servers = self.servers(mode)
-        block = decode_options(servers, self.targets, [NO_LEVEL], 0.0, Counter[str]())
-        if not len(block):
-            return [NO_LEVEL]
-        largest = float(block.ttft_ms.max())
-        smallest = min(_least_first_ms(server) for _, server in servers)
-        links = {server.links * server.site.fabric.scale_out_bytes_per_ms for _, server in servers}
-        send = {w.layout.tp * w.layout.pp * w.site.fabric.scale_out_bytes_per_ms for w in self.workers}
-        rates = sorted({min(a, b) for a in send for b in links})
-        largest = min(largest, self.targets.ttft_ms)
-        smallest = min(smallest, largest)
+        between = self.decode.range_ms()
+        if between is None:
+            return ()
+        largest = min(between[1], self.ttft_ms)
+        smallest = min(between[0], largest)
+        rates = sorted({min(a, b) for a in self.prefill.links for b in self.decode.links})
         steps = np.geomspace(max(smallest, 1e-6), max(largest, 1e-6), FIRST_LEVELS + 1)
-        ends = sorted({float(step) for step in steps[1:]})
-        return ladder(rates, ends, smallest)
+        return tuple(ladder(rates, sorted({float(step) for step in steps[1:]}), smallest))
+
+    def options(self, levels: Sequence[Level]) -> ModeOptions:
+        """The options of some levels."""
+        decode = Group(self.index, self.mode, Role.DECODE, self.decode.at(levels))
+
+        def prefill(budgets_ms: Sequence[float]) -> Group:
+            return Group(self.index, self.mode, Role.PREFILL, self.prefill.at(levels, budgets_ms))
+
+        return ModeOptions(
+            (prefill([self.ttft_ms - level.decode_ms for level in levels]), decode),
+            (prefill([self.ttft_ms - level.decode_ms_below for level in levels]), decode),
+            tuple(levels),
+        )
 
 
 def ladder(rates: Sequence[float], ends: Sequence[float], smallest: float) -> list[Level]:
     """Every link rate with every interval of decode parts: `ends` ascending, the first from `smallest`."""
     below = [min(smallest, ends[0]), *ends[:-1]]
     return [Level(rate, end, start) for rate in rates for start, end in zip(below, ends, strict=True)]
-
-
-def _least_first_ms(server: Server) -> float:
-    """A lower bound on the decode part of TTFT: steps with one request in flight, no wait."""
-    one = np.ones((server.copies.size, 1))
-    return float(server.site.engine.first_token_steps * server.decode_step_ms(one, one).min())
 
 
 def fabric_gbyte(family: Family, role: Role, tokens: float) -> dict[str, float]:

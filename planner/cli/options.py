@@ -11,8 +11,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 MAX_ALTERNATIVES = 100
 
 
-class PositiveNumber(click.ParamType):
-    """A finite number greater than zero.
+def positive_number(what: str, below: float = math.inf) -> Callable[[str | float], float]:
+    """Make the reader of a finite number greater than zero.
 
     Args:
         what: what is counted, in a message.
@@ -20,26 +20,21 @@ class PositiveNumber(click.ParamType):
 
     """
 
-    name = "number"
-
-    def __init__(self, what: str, below: float = math.inf) -> None:
-        self.what = what
-        self.below = below
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read the number."""
+    def read(value: str | float) -> float:
         try:
             number = float(value)
         except ValueError:
             number = math.nan
-        if not 0 < number < self.below:
-            limit = "" if self.below == math.inf else f" and less than {self.below:g}"
-            self.fail(f"must be {self.what}, a number greater than 0{limit}, got {str(value)[:100]!r}", param, ctx)
+        if not 0 < number < below:
+            limit = "" if below == math.inf else f" and less than {below:g}"
+            raise click.BadParameter(f"must be {what}, a number greater than 0{limit}, got {str(value)[:100]!r}")
         return number
 
+    return read
 
-class PositiveWhole(click.ParamType):
-    """A whole number from 1.
+
+def positive_whole(what: str, most: int) -> Callable[[str | int], int]:
+    """Make the reader of a whole number from 1.
 
     Args:
         what: what is counted, in a message.
@@ -47,19 +42,14 @@ class PositiveWhole(click.ParamType):
 
     """
 
-    name = "integer"
-
-    def __init__(self, what: str, most: int) -> None:
-        self.what = what
-        self.most = most
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read the number."""
+    def read(value: str | int) -> int:
         text = str(value)
         number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
-        if not 1 <= number <= self.most:
-            self.fail(f"must be {self.what}, a whole number from 1 to {self.most}, got {text[:100]!r}", param, ctx)
+        if not 1 <= number <= most:
+            raise click.BadParameter(f"must be {what}, a whole number from 1 to {most}, got {text[:100]!r}")
         return number
+
+    return read
 
 
 def json_option(function: F) -> F:
@@ -71,9 +61,10 @@ def gap_option(function: F) -> F:
     """Add `--gap`."""
     return click.option(
         "--gap",
-        type=PositiveNumber("a relative gap", below=1.0),
+        type=positive_number("a relative gap", below=1.0),
         default=1e-3,
         show_default=True,
+        metavar="NUMBER",
         help="Relative gap between plan and bound at which the plan counts as optimal.",
     )(function)
 
@@ -83,7 +74,7 @@ def time_limit_option(function: F) -> F:
     return click.option(
         "--time-limit",
         "time_limit_s",
-        type=PositiveNumber("seconds"),
+        type=positive_number("seconds"),
         default=60.0,
         show_default=True,
         metavar="SECONDS",

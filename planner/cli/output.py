@@ -37,7 +37,8 @@ def show(view: "RenderableType") -> None:
     """Draw a view on standard output: in colour on a terminal (unless `NO_COLOR` is set), else as plain text."""
     from rich.console import Console
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
     with console.capture() as captured:
         console.print(view)
     write(captured.get())

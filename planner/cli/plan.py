@@ -8,10 +8,10 @@ import click
 from planner.cli.codes import code_of
 from planner.cli.options import (
     MAX_ALTERNATIVES,
-    PositiveWhole,
     formulation_option,
     gap_option,
     json_option,
+    positive_whole,
     time_limit_option,
 )
 from planner.cli.output import check_target, show, write_file, write_json
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--alternatives",
     "count",
-    type=PositiveWhole("how many plans", MAX_ALTERNATIVES),
+    type=positive_whole("how many plans", MAX_ALTERNATIVES),
     metavar="N",
     help="Give the N best plans that differ in mode or layout, each with its distance to the best.",
 )

@@ -55,8 +55,10 @@ def identical_layers_ms(stage_ms: ArrayLike, layers: int, microbatches: ArrayLik
     if layers < 1 or np.any(microbatches < 1):
         raise ValueError(f"layers ({layers}) and microbatches ({microbatches}) must be at least 1")
     stage = np.asarray(stage_ms, dtype=np.float64)
-    total = stage.sum(axis=-1)
-    slowest = stage.max(axis=-1)
+    total, slowest = stage[..., 0].copy(), stage[..., 0].copy()
+    for k in range(1, stage.shape[-1]):  # few stages: far faster than a reduction over the last axis
+        total += stage[..., k]
+        np.maximum(slowest, stage[..., k], out=slowest)
     busiest_server = total + slowest * (microbatches * layers - 1)
     dependency_chain = layers * total + (microbatches - 1) * slowest
     step: FloatArray = np.maximum(busiest_server, dependency_chain)

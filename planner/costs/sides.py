@@ -7,7 +7,7 @@ on the attention side; routed experts on the expert side (the split of the vLLM 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -121,6 +121,8 @@ class AttentionSide:
     kernels: Kernels
     fabric: Fabric
     queries: int = 1
+    _cores: dict[tuple[Lengths, float], list[float]] = field(default_factory=dict, repr=False, compare=False)
+    _totals: dict[int, PiecewiseLinear] = field(default_factory=dict, repr=False, compare=False)
 
     def group_gemms(self, index: int) -> list[Gemm]:
         """Matrix products of one layer of group `index`: projections, router, shared experts or dense FFN."""
@@ -162,7 +164,9 @@ class AttentionSide:
 
     def token_time(self, index: int) -> PiecewiseLinear:
         """Sum of `token_parts`."""
-        return total(self.token_parts(index).values())
+        if index not in self._totals:
+            self._totals[index] = total(self.token_parts(index).values())
+        return self._totals[index]
 
     def decode_core(self, index: int, first_context: float, last_context: float) -> PiecewiseLinear:
         """Attention core of one decode step in one layer of group `index`, ms over sequences on the rank."""
@@ -195,7 +199,10 @@ class AttentionSide:
             Per layer group an array of the shape of `chunks`: the mean over the prompt's chunks.
         """
         values, inverse = np.unique(np.asarray(chunks), return_inverse=True)
-        rows = np.array([self._mean_core_ms(lengths, int(value)) for value in values])
+        for value in values.tolist():
+            if (lengths, value) not in self._cores:
+                self._cores[lengths, value] = self._mean_core_ms(lengths, int(value))
+        rows = np.array([self._cores[lengths, value] for value in values.tolist()])
         return [np.asarray(rows[inverse, index]) for index in range(len(self.model.layers))]
 
     def _mean_core_ms(self, lengths: Lengths, chunks: int) -> list[float]:

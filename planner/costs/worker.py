@@ -162,6 +162,31 @@ class Worker:
             for index in range(len(self.site.model.layers))
         ]
 
+    # Without overlap a step is a plain sum, so that the layers' functions are added up once.
+
+    def _serial(self, *, low_latency: bool) -> PiecewiseLinear:
+        if low_latency not in self._serial_cache:
+            parts = []
+            for index, group in enumerate(self.site.model.layers):
+                for part in (self._token_times[index], *self.exchanges(index, low_latency=low_latency)):
+                    parts.append(part.scaled(float(group.count)))
+            self._serial_cache[low_latency] = total(parts)
+        return self._serial_cache[low_latency]
+
+    @cached_property
+    def _serial_cache(self) -> dict[bool, PiecewiseLinear]:
+        return {}
+
+    @cached_property
+    def _all_experts(self) -> PiecewiseLinear:
+        groups = self.site.model.layers
+        return total(part.scaled(float(group.count)) for part, group in zip(self._expert_times, groups, strict=True))
+
+    @cached_property
+    def _all_cores(self) -> PiecewiseLinear:
+        groups = self.site.model.layers
+        return total(part.scaled(float(group.count)) for part, group in zip(self._decode_cores, groups, strict=True))
+
     # -- steps ---------------------------------------------------------------------------------------------------
 
     def _layers_ms(
@@ -185,6 +210,15 @@ class Worker:
             low_latency: decode-style exchange.
         """
         groups = self.site.model.layers
+        share = -(-self.site.model.layer_count // self.layout.pp) / self.site.model.layer_count
+        if not self.layout.overlap:
+            time = self._serial(low_latency=low_latency)(tokens) + self._all_experts(all_tokens)
+            if sequences is not None:
+                time = time + self._all_cores(sequences)
+            if prefill_core_ms is not None:
+                cores = sum(group.count * core for group, core in zip(groups, prefill_core_ms, strict=True))
+                time = time + cores * np.asarray(prompts)
+            return np.asarray(time * share)
         stages: list[list[FloatArray]] = []
         for index in range(len(groups)):
             compute = self._token_times[index](tokens)
@@ -194,10 +228,6 @@ class Worker:
                 compute = compute + self._decode_cores[index](sequences)
             dispatch, combine = self.exchanges(index, low_latency=low_latency)
             stages.append([compute, dispatch(tokens), self._expert_times[index](all_tokens), combine(tokens)])
-        share = -(-self.site.model.layer_count // self.layout.pp) / self.site.model.layer_count
-        if not self.layout.overlap:
-            per_group = [sum(parts) * group.count for parts, group in zip(stages, groups, strict=True)]
-            return np.asarray(sum(per_group) * share)
         shape = np.broadcast_shapes(*(part.shape for parts in stages for part in parts))
         if not low_latency:
             slower = 1.0 / (1.0 - EXCHANGE_CORE_SHARE)
@@ -347,7 +377,13 @@ class Worker:
         Args:
             decode: requests stay until their last token; otherwise only until their prompt is computed.
         """
-        return reserve(self.site, self.layout.tp, self.layout.pp, decode=decode)
+        if decode not in self._reservations:
+            self._reservations[decode] = reserve(self.site, self.layout.tp, self.layout.pp, decode=decode)
+        return self._reservations[decode]
+
+    @cached_property
+    def _reservations(self) -> dict[bool, Reservation]:
+        return {}
 
     def largest_slots(self, tokens: float, *, decode: bool) -> int:
         """Most requests that the replica's memory holds, 0 where not even one fits.

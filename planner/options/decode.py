@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.costs.linear import FloatArray
+from planner.costs.worker import Worker
 from planner.options.block import Family, OptionBlock
 from planner.options.frontier import needed
 from planner.options.places import join_places
@@ -43,56 +44,100 @@ NO_LEVEL = Level(0.0, float("inf"), 0.0)
 """The one level where TTFT has no decode part to bound."""
 
 
-def decode_options(
-    servers: Sequence[tuple[Family, Server]],
-    targets: Targets,
-    levels: Sequence[Level],
-    transfer_bytes: float,
-    rejected: Counter[str],
-    *,
-    prune: bool = True,
-) -> OptionBlock:
-    """The decode options that can be best, at every level.
+class DecodeSide:
+    """The decode options of one service and mode, for any TTFT levels that are asked for.
 
     Args:
-        servers: families of servers, all of one service and mode.
+        servers: families of servers.
         targets: SLO and arrivals.
-        levels: the service's TTFT levels in this mode.
-        transfer_bytes: KV bytes that arrive for one request; they bound the rate by the NICs' bandwidth.
+        transfer_bytes: KV bytes that arrive for one request; they bound the rate by the NICs' bandwidth. 0 where
+            requests are not handed over.
         rejected: counts of refused servers, by reason.
         prune: whether servers may be dropped by bounds (see `planner.options.frontier`).
-
-    Returns:
-        At most two options (see `planner.options.search`) per server and level.
     """
-    coarse = [_Coarse.of(family, server, targets, transfer_bytes, rejected) for family, server in servers]
-    coarse = [each for each in coarse if each.cap.size]
-    if not coarse:
-        return OptionBlock.concat([])
-    places = join_places([(each.family, each.times.server) for each in coarse])
-    link_of = np.concatenate([np.full(each.cap.size, each.link_bytes_per_ms) for each in coarse])
-    blocks = []
-    for decode_ms in sorted({level.decode_ms for level in levels}, reverse=True):
-        bounds = [each.bounds(decode_ms) for each in coarse]
-        low, high = (np.concatenate([pair[side] for pair in bounds]) for side in (0, 1))
-        if decode_ms == max(level.decode_ms for level in levels):
-            rejected["TPOT"] += int(np.sum(high == 0.0))
-        numbers = [index for index, level in enumerate(levels) if level.decode_ms == decode_ms]
-        keep = np.zeros(low.size, dtype=bool)
-        for number in numbers:
-            # A level that counts on fast links is open only to those that have them.
-            open_ = link_of >= levels[number].link_bytes_per_ms
-            low_open, high_open = np.where(open_, low, 0.0), np.where(open_, high, 0.0)
-            keep |= needed(places, low_open, high_open) if prune else high_open > 0.0
-        offset = 0
-        for each in coarse:
-            kept = np.flatnonzero(keep[offset : offset + each.cap.size])
-            offset += each.cap.size
-            block = each.best(kept, decode_ms) if kept.size else None
-            if block is not None:
-                admitted = [n for n in numbers if each.link_bytes_per_ms >= levels[n].link_bytes_per_ms]
-                blocks += [block.at_level(number) for number in admitted]
-    return OptionBlock.concat(blocks)
+
+    def __init__(
+        self,
+        servers: Sequence[tuple[Family, Server]],
+        targets: Targets,
+        transfer_bytes: float,
+        rejected: Counter[str],
+        *,
+        prune: bool = True,
+    ) -> None:
+        coarse = [_Coarse.of(family, server, targets, transfer_bytes, rejected) for family, server in servers]
+        self._coarse = [each for each in coarse if each.cap.size]
+        self._prune = prune
+        self._found: dict[float, OptionBlock] = {}
+        if self._coarse:
+            places = [(each.family, each.times.server) for each in self._coarse]
+            self._places = join_places(places, links=transfer_bytes > 0)
+        rejected["TPOT"] += sum(int(np.sum(each.bounds(np.inf)[1] == 0.0)) for each in self._coarse)
+
+    @property
+    def links(self) -> list[float]:
+        """Rates at which one request's cache can arrive at some server, bytes/ms, ascending."""
+        return sorted({each.link_bytes_per_ms for each in self._coarse})
+
+    def range_ms(self) -> tuple[float, float] | None:
+        """Smallest and largest decode part of TTFT that any needed option has; None without options."""
+        block = self.within(np.inf)
+        if not len(block):
+            return None
+        return min(each.least_first_ms for each in self._coarse), float(block.ttft_ms.max())
+
+    def within(self, decode_ms: float) -> OptionBlock:
+        """The options whose decode part of TTFT is at most `decode_ms`, at most two per server."""
+        if decode_ms not in self._found:
+            self._find([decode_ms])
+        return self._found[decode_ms]
+
+    def at(self, levels: Sequence[Level]) -> OptionBlock:
+        """The options of every level, marked with its index."""
+        self._find(sorted({level.decode_ms for level in levels} - self._found.keys()))
+        blocks = []
+        for index, level in enumerate(levels):
+            block = self.within(level.decode_ms)
+            open_ = self._link_of(block) >= level.link_bytes_per_ms
+            blocks.append(block.take(open_).at_level(index))
+        return OptionBlock.concat(blocks)
+
+    def _link_of(self, block: OptionBlock) -> FloatArray:
+        rates = [_link(family) for family in block.families]
+        return np.array(rates)[block.family] if len(block) else np.zeros(0)
+
+    def _find(self, limits_ms: Sequence[float]) -> None:
+        """Search the best batches for several limits at once."""
+        kept: list[list[tuple[IntArray, FloatArray]]] = [[] for _ in self._coarse]
+        for limit in limits_ms:
+            bounds = [each.bounds(limit) for each in self._coarse]
+            if not bounds:
+                continue
+            low, high = (np.concatenate([pair[side] for pair in bounds]) for side in (0, 1))
+            keep = needed(self._places, low, high) if self._prune else high > 0.0
+            offset = 0
+            for each, rows_of in zip(self._coarse, kept, strict=True):
+                rows = np.flatnonzero(keep[offset : offset + each.cap.size])
+                offset += each.cap.size
+                rows_of.append((rows, np.full(rows.size, limit)))
+        blocks: dict[float, list[OptionBlock]] = {limit: [] for limit in limits_ms}
+        for each, rows_of in zip(self._coarse, kept, strict=True):
+            if not rows_of:
+                continue
+            rows, limit_of = (np.concatenate([pair[side] for pair in rows_of]) for side in (0, 1))
+            if rows.size:
+                block, found_limit = each.best(rows.astype(np.int64), limit_of)
+                for limit in np.unique(found_limit):
+                    blocks[float(limit)].append(block.take(found_limit == limit))
+        for limit, parts in blocks.items():
+            self._found[limit] = OptionBlock.concat(parts)
+
+
+def _link(family: Family) -> float:
+    """Rate at which one request's cache can arrive at a server of a family."""
+    if isinstance(family, Worker):
+        return family.layout.tp * family.layout.pp * family.site.fabric.scale_out_bytes_per_ms
+    return family.tp * family.attention_site.fabric.scale_out_bytes_per_ms
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,26 +189,32 @@ class _Coarse:
         high = self.rate[rows, np.minimum(last + 1, columns - 1)] * (1.0 + 1e-9)
         return low, high
 
-    def best(self, rows: IntArray, decode_ms: float) -> OptionBlock | None:
-        """The best options of some servers."""
+    @property
+    def least_first_ms(self) -> float:
+        """A lower bound on the decode part of TTFT: its steps with one request in flight, without a wait."""
+        server = self.times.server
+        one = np.ones((server.copies.size, 1))
+        return float(server.site.engine.first_token_steps * server.decode_step_ms(one, one).min())
+
+    def best(self, rows: IntArray, decode_ms: FloatArray) -> tuple[OptionBlock, FloatArray]:
+        """The best options of some servers, each under its own limit; with them the limit of every option."""
         targets = self.times.targets
         times = DecodeTimes(self.times.server.take(rows), targets)
+        limit = decode_ms[:, None]
 
         def feasible(slots: IntArray) -> NDArray[np.bool_]:
             wanted = np.asarray(np.maximum(slots, 1), dtype=float)
             good = times.tpot_ms(wanted) <= targets.tpot_ms
-            if np.isfinite(decode_ms):
-                good &= times.first_ms(wanted) <= decode_ms
+            if np.isfinite(decode_ms).any():
+                good &= times.first_ms(wanted) <= limit
             return np.asarray(good)
 
         best = best_batches(feasible, self.cap[rows], times.server.parts)
         found = np.nonzero(best)
-        if not found[0].size:
-            return None
         server = times.server
         slots = np.asarray(np.maximum(best, 1), dtype=float)
         mean = times.in_flight(slots)
-        return OptionBlock.of(
+        block = OptionBlock.of(
             self.family,
             origin=self.origin[rows][found[0]],
             replicas=server.copies[found[0]],
@@ -176,6 +227,7 @@ class _Coarse:
             tpot_ms=times.tpot_ms(slots)[found],
             residency_s=1e-3 * times.stay_ms(slots)[found],
         )
+        return block, decode_ms[found[0]]
 
 
 def rates_rps(times: DecodeTimes, slots: FloatArray, transfer_bytes: float) -> FloatArray:

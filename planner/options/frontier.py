@@ -40,6 +40,7 @@ class Places:
         block_gpus: GPUs of the FFN block, or of the one block, shape (n,).
         tp: GPUs of one attention block, shape (n,); 1 for a server of one block.
         separate: whether attention and FFN lie in different pools, shape (n,).
+        link: rate at which one request's KV cache can arrive, shape (n,); a replacement must have it too.
     """
 
     kind: IntArray
@@ -47,6 +48,7 @@ class Places:
     block_gpus: IntArray
     tp: IntArray
     separate: NDArray[np.bool_]
+    link: FloatArray
 
 
 def needed(places: Places, low: FloatArray, high: FloatArray) -> NDArray[np.bool_]:
@@ -58,9 +60,9 @@ def needed(places: Places, low: FloatArray, high: FloatArray) -> NDArray[np.bool
     keep = high > 0.0
     for kind in np.unique(places.kind):
         rows = np.flatnonzero((places.kind == kind) & keep)
-        for tp in np.unique(places.tp[rows]):
-            mine = rows[places.tp[rows] == tp]
-            rivals = rows[tp % places.tp[rows] == 0]
+        for tp, link in np.unique(np.stack([places.tp[rows], places.link[rows]], axis=1), axis=0):
+            mine = rows[(places.tp[rows] == tp) & (places.link[rows] == link)]
+            rivals = rows[(tp % places.tp[rows] == 0) & (places.link[rows] >= link)]
             keep[mine] = high[mine] >= _best_in_place(places, mine, rivals, low)
     return keep
 

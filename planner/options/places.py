@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from planner.costs.worker import Worker
-from planner.options.block import Family
+from planner.options.block import Family, IntArray, OptionBlock
 from planner.options.frontier import Places
 from planner.options.server import Server
 
@@ -15,8 +15,8 @@ Kind = tuple[str, str, bool]
 """Attention pool, FFN pool, whether the server is one block."""
 
 
-def join_places(servers: Sequence[tuple[Family, Server]]) -> Places:
-    """The places of all rows of several servers, in order."""
+def join_places(servers: Sequence[tuple[Family, Server]], *, links: bool) -> Places:
+    """The places of all rows of several servers, in order; `links`: whether KV caches arrive over the network."""
     kinds: dict[Kind, int] = {}
     columns: list[tuple[np.ndarray[tuple[int, ...], np.dtype[np.int64]], ...]] = []
     for family, server in servers:
@@ -35,4 +35,15 @@ def join_places(servers: Sequence[tuple[Family, Server]]) -> Places:
     kind_of, attention, block, tp_of, separate_of = (
         np.concatenate([column[i] for column in columns]).astype(np.int64) for i in range(5)
     )
-    return Places(kind_of, attention, block, tp_of, separate_of.astype(bool))
+    rates = [server.links * server.site.fabric.scale_out_bytes_per_ms if links else 0.0 for _, server in servers]
+    link = np.repeat(rates, [server.copies.size for _, server in servers])
+    return Places(kind_of, attention, block, tp_of, separate_of.astype(bool), link)
+
+
+def gpus_of(block: OptionBlock) -> IntArray:
+    """GPUs of one server of every option."""
+    fixed = [f.layout.gpus if isinstance(f, Worker) else f.ffn_gpus for f in block.families]
+    each = [0 if isinstance(f, Worker) else f.tp for f in block.families]
+    if not len(block):
+        return np.zeros(0, dtype=np.int64)
+    return np.array(fixed, dtype=np.int64)[block.family] + np.array(each)[block.family] * block.replicas

@@ -15,6 +15,9 @@ from planner.costs.queueing import largest_utilisation
 from planner.costs.worker import Worker
 from planner.options.block import OptionBlock
 from planner.options.decode import Level
+from planner.options.frontier import needed
+from planner.options.places import join_places
+from planner.options.server import WorkerServer
 from planner.options.targets import Targets
 
 IntArray = NDArray[np.int64]
@@ -74,67 +77,102 @@ def chunk_counts(input_tokens: float) -> IntArray:
     return np.array(sorted({fewest * f for f in CHUNK_FACTORS if f == 1 or input_tokens / (fewest * f) >= 256}))
 
 
-def prefill_options(
-    workers: Sequence[Worker],
-    targets: Targets,
-    levels: Sequence[Level],
-    budgets_ms: Sequence[float],
-    transfer: Transfer,
-    rejected: Counter[str],
-) -> OptionBlock:
-    """The prefill options that can be best at every level, each at the largest utilisation that TTFT allows there.
+class PrefillSide:
+    """The prefill options of one service, for any TTFT levels that are asked for.
 
-    Of one worker's prompt batches and chunk counts the one with the largest rate is kept: they take the same GPUs.
+    Each option runs at the largest utilisation that its level's budget allows. Of one worker's prompt batches and
+    chunk counts the one with the largest rate is kept, and of the workers those that cannot be replaced in their place
+    (see `planner.options.frontier`).
 
     Args:
         workers: colocated workers of one service.
         targets: SLO and arrivals.
-        levels: the service's TTFT levels in this mode.
-        budgets_ms: time that each level leaves to prefill and transfer.
         transfer: what is sent to the decode side.
         rejected: counts of refused workers, by reason.
+        prune: whether workers may be dropped for others that fit in their place.
     """
-    tried = [_Tried.of(index, worker) for index, worker in enumerate(workers)]
-    rejected["memory cannot hold weights and one request"] += sum(each.worker.size == 0 for each in tried)
-    every = _Tried(*(np.concatenate(column) for column in zip(*(each.columns() for each in tried), strict=True)))
-    link = np.array([w.layout.tp * w.layout.pp * w.site.fabric.scale_out_bytes_per_ms for w in workers])
-    nics = np.array([w.layout.gpus * w.site.fabric.scale_out_bytes_per_ms for w in workers])
-    blocks = []
-    served = np.zeros(len(workers), dtype=bool)
-    for number, (level, budget) in enumerate(zip(levels, budgets_ms, strict=True)):
-        exposed = np.zeros(every.worker.size)
-        if transfer.bytes_per_request > 0:
-            exposed = transfer.exposed_ms(every.on_rank, level.link_bytes_per_ms, every.chunks, every.time_ms)
-        room = budget - every.time_ms - exposed
-        rows = np.flatnonzero((room >= 0.0) & (link[every.worker] >= level.link_bytes_per_ms))
-        if not rows.size:
-            continue
-        batch, time = every.prompts[rows], every.time_ms[rows]
-        busy = largest_utilisation(np.minimum(room[rows], 1e9), batch, time, targets.queue_cv, targets.statistic)
+
+    def __init__(
+        self,
+        workers: Sequence[Worker],
+        targets: Targets,
+        transfer: Transfer,
+        rejected: Counter[str],
+        *,
+        prune: bool = True,
+    ) -> None:
+        tried = [_Tried.of(index, worker) for index, worker in enumerate(workers)]
+        rejected["memory cannot hold weights and one request"] += sum(each.worker.size == 0 for each in tried)
+        self._workers, self._targets, self._transfer, self._prune = workers, targets, transfer, prune
+        self._tried = _Tried.join(tried)
+        self._link = np.array([w.layout.tp * w.layout.pp * w.site.fabric.scale_out_bytes_per_ms for w in workers])
+        self._nics = np.array([w.layout.gpus * w.site.fabric.scale_out_bytes_per_ms for w in workers])
+        self._found: dict[tuple[float, float], OptionBlock] = {}
+
+    @property
+    def links(self) -> list[float]:
+        """Rates at which one request's cache can leave some worker, bytes/ms, ascending."""
+        return sorted(set(self._link.tolist()))
+
+    def at(self, levels: Sequence[Level], budgets_ms: Sequence[float]) -> OptionBlock:
+        """The options of every level, marked with its index.
+
+        Args:
+            levels: TTFT levels.
+            budgets_ms: time that each leaves to prefill and transfer.
+        """
+        keys = [(level.link_bytes_per_ms, budget) for level, budget in zip(levels, budgets_ms, strict=True)]
+        self._find(sorted(set(keys) - self._found.keys()))
+        return OptionBlock.concat([self._found[key].at_level(index) for index, key in enumerate(keys)])
+
+    def _find(self, keys: Sequence[tuple[float, float]]) -> None:
+        """Search the best options for several (link rate, budget) pairs at once."""
+        tried, transfer, targets = self._tried, self._transfer, self._targets
+        rows_of, room_of, exposed_of = [], [], []
+        for link, budget in keys:
+            exposed = np.zeros(tried.worker.size)
+            if transfer.bytes_per_request > 0:
+                exposed = transfer.exposed_ms(tried.on_rank, link, tried.chunks, tried.time_ms)
+            room = budget - tried.time_ms - exposed
+            rows = np.flatnonzero((room >= 0.0) & (self._link[tried.worker] >= link))
+            rows_of.append(rows)
+            room_of.append(room[rows])
+            exposed_of.append(exposed[rows])
+        if not keys:
+            return
+        rows, room, exposed = np.concatenate(rows_of), np.concatenate(room_of), np.concatenate(exposed_of)
+        key_of = np.repeat(np.arange(len(keys)), [part.size for part in rows_of])
+        batch, time, worker = tried.prompts[rows], tried.time_ms[rows], tried.worker[rows]
+        busy = largest_utilisation(np.minimum(room, 1e9), batch, time, targets.queue_cv, targets.statistic)
         rate = 1e3 * busy * batch / time
         if transfer.bytes_per_request > 0:
-            rate = np.minimum(rate, 1e3 * nics[every.worker[rows]] / transfer.bytes_per_request)
-        order = np.lexsort((rate, every.worker[rows]))
-        last = np.flatnonzero(np.diff(every.worker[rows][order], append=-1))
-        best = order[last]
+            rate = np.minimum(rate, 1e3 * self._nics[worker] / transfer.bytes_per_request)
+        order = np.lexsort((rate, worker, key_of))
+        group = key_of[order] * len(self._workers) + worker[order]
+        best = order[np.flatnonzero(np.diff(group, append=-1))]
         best = best[rate[best] > 0.0]
-        served[every.worker[rows][best]] = True
-        blocks += [
-            OptionBlock.of(
-                workers[every.worker[rows][i]],
-                slots=batch[i],
-                in_flight=busy[i] * batch[i],
-                chunks=every.chunks[rows][i],
-                utilisation=busy[i],
-                rate_rps=rate[i],
-                ttft_ms=budget,
-                residency_s=1e-3 * (time[i] + exposed[rows][i]),
-                level=number,
+        for number, key in enumerate(keys):
+            mine = best[key_of[best] == number]
+            if self._prune and mine.size:
+                workers = [self._workers[i] for i in worker[mine]]
+                places = join_places([(w, WorkerServer(w)) for w in workers], links=transfer.bytes_per_request > 0)
+                mine = mine[needed(places, rate[mine], rate[mine])]
+            self._found[key] = OptionBlock(
+                families=tuple(self._workers[i] for i in worker[mine]),
+                family=np.arange(mine.size),
+                origin=np.zeros(mine.size, dtype=np.int64),
+                replicas=np.ones(mine.size, dtype=np.int64),
+                microbatches=np.ones(mine.size, dtype=np.int64),
+                slots=batch[mine],
+                in_flight=busy[mine] * batch[mine],
+                chunks=tried.chunks[rows][mine],
+                utilisation=busy[mine],
+                rate_rps=rate[mine],
+                ttft_ms=np.full(mine.size, key[1]),
+                tpot_ms=np.zeros(mine.size),
+                residency_s=1e-3 * (time + exposed)[mine],
+                level=np.zeros(mine.size, dtype=np.int64),
             )
-            for i in best
-        ]
-    rejected["TTFT"] += int(np.sum(~served)) - sum(each.worker.size == 0 for each in tried)
-    return OptionBlock.concat(blocks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +198,15 @@ class _Tried:
         time = worker.prefill_ms(prompts, chunks) if prompts.size else np.zeros(0)
         return _Tried(np.full(prompts.size, index), prompts, chunks, on_rank, time)
 
-    def columns(self) -> tuple[IntArray, IntArray, IntArray, FloatArray, FloatArray]:
-        """The arrays in order."""
-        return self.worker, self.prompts, self.chunks, self.on_rank, self.time_ms
+    @staticmethod
+    def join(parts: Sequence[_Tried]) -> _Tried:
+        """All of several workers."""
+        empty = _Tried(np.zeros(0, int), np.zeros(0, int), np.zeros(0, int), np.zeros(0), np.zeros(0))
+        parts = [empty, *parts]
+        return _Tried(
+            np.concatenate([part.worker for part in parts]),
+            np.concatenate([part.prompts for part in parts]),
+            np.concatenate([part.chunks for part in parts]),
+            np.concatenate([part.on_rank for part in parts]),
+            np.concatenate([part.time_ms for part in parts]),
+        )

@@ -96,10 +96,10 @@ class Rates:
         root = np.sqrt(np.maximum(linear**2 - 4.0 * slope * prefill * flight, 0.0))
         return np.asarray(2.0 * flight / (linear + root))
 
-    def within(self, slots: IntArray) -> NDArray[np.bool_]:
+    def within(self, slots: IntArray, rate: FloatArray | None = None) -> NDArray[np.bool_]:
         """Whether TTFT and TPOT hold at the rate that fills the slots; slots below 1 count as 1."""
         wanted = np.asarray(np.maximum(slots, 1), dtype=float)
-        rate = self.little(wanted)
+        rate = self.little(wanted) if rate is None else rate
         times, targets = self._times, self.targets
         mean = times.in_flight(wanted)
         seen = times.seen(wanted, mean)
@@ -210,7 +210,7 @@ def serve_options(
             bounds.append(_bounds(rates, cap))
     if not candidates:
         return OptionBlock.concat([])
-    places = join_places([(family, rates.server) for family, rates, _, _ in candidates])
+    places = join_places([(family, rates.server) for family, rates, _, _ in candidates], links=False)
     low, high = (np.concatenate([pair[side] for pair in bounds]) for side in (0, 1))
     keep = needed(places, low, high) if prune else high > 0.0
     blocks, offset = [], 0
@@ -227,7 +227,7 @@ def _bounds(rates: Rates, cap: IntArray) -> tuple[FloatArray, FloatArray]:
     """Bounds on the best rate of each server from a grid of batches, requests/ms."""
     grid = batch_grid(cap, rates.server.parts)
     little = rates.little(np.asarray(grid, dtype=float))
-    good = rates.within(grid)
+    good = rates.within(grid, little)
     low = np.max(np.where(good, little, 0.0), axis=1)
     last = np.where(good.any(axis=1), grid.shape[1] - 1 - np.argmax(good[:, ::-1], axis=1), -1)
     # Up to the next grid point the rate is at most Little's there; beyond it the SLO allows less.

@@ -56,7 +56,7 @@ def _facts(title: str) -> Table:
 
 def _gpus() -> Table:
     table = _table(
-        "GPUs  (TFLOP/s dense; scale-up: GB/s and GPUs; scale-out: Gbit/s; both per GPU and direction)",
+        "GPUs  (TFLOP/s dense; scale-up GB/s, scale-out Gbit/s, per GPU and direction)",
         "id", "GiB", "TB/s", "BF16", "FP8", "FP4", "scale-up", "among", "out", "W", "USD/h",
     )  # fmt: skip
     for name in catalog.gpu_ids():
@@ -89,7 +89,7 @@ def _models() -> Table:
             number(active_params(model) / 1e9),
             str(model.layer_count),
             _attention(model),
-            f"{moe.experts_per_token} of {moe.experts}" if moe else "-",
+            f"{moe.experts_per_token}/{moe.experts}" if moe else "-",
             model.native_precision.value,
         )
     return table

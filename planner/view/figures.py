@@ -51,3 +51,12 @@ def layout(pool: PoolPlan) -> str:
     """Write the degrees of parallelism that are not 1, and the micro-batches: `tp2 dp4 ep8`."""
     degrees = {"tp": pool.tp, "dp": pool.dp, "ep": pool.ep, "etp": pool.moe_tp, "pp": pool.pp, "mb": pool.microbatches}
     return " ".join(f"{name}{degree}" for name, degree in degrees.items() if degree > 1) or "tp1"
+
+
+LOG_FROM = 20.0
+"""An axis is logarithmic where its largest value is this many times its smallest."""
+
+
+def needs_log(values: list[float]) -> bool:
+    """Say whether the values span so much that a linear axis would hide the small ones."""
+    return bool(values) and min(values) > 0 and max(values) / min(values) >= LOG_FROM

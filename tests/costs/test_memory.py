@@ -87,7 +87,7 @@ def test_largest_is_the_last_that_fits() -> None:
 
 
 def test_littles_law_bounds_throughput() -> None:
-    """Agentic requests of 19.1 GB each: eight on a GPU of 180 GiB, hence no 4,000 tokens/s from two of them at 15 ms."""
+    """Agentic requests of 19.1 GB each: eight on a GPU of 180 GiB, so two of them give no 4,000 tokens/s at 15 ms."""
     site = make_site("b200", V3, tokens=(256, 8000, 524_288))
     assert cache(site, 533_000) == pytest.approx(61 * 576 * 533_000)
     weights = site.attention(1).weight_bytes()
