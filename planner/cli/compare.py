@@ -28,15 +28,17 @@ def command(file: str, as_json: bool, out: Path | None, plot: Path | None, gap: 
     for path, option in ((out, "--out"), (plot, "--plot")):
         if path is not None:
             check_target(path, option)
-    from planner import api
     from planner.plot.pareto import check_format, pareto_figure
-    from planner.view.progress import progress
     from specs.load import load_scenario
     from specs.plan import Status
 
     if plot is not None:
         check_format(plot)
     scenario = load_scenario(file)
+    # Imported here, so that bad input is answered before the solver is loaded.
+    from planner import api
+    from planner.view.progress import progress
+
     with progress(time_limit_s) as report:
         comparison = api.compare(scenario, gap=gap, time_limit_s=time_limit_s, progress=report)
     if out is not None:

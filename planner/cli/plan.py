@@ -55,12 +55,14 @@ def command(
         check_target(out, "--out")
     if count is not None and formulation != "columns":
         raise click.UsageError(f"--alternatives needs --formulation columns, got {formulation}")
-    from planner import api
-    from planner.view.progress import progress
-    from specs.comparison import Alternatives
     from specs.load import load_scenario
 
     scenario = load_scenario(file)
+    # Imported here, so that bad input is answered before the solver is loaded.
+    from planner import api
+    from planner.view.progress import progress
+    from specs.comparison import Alternatives
+
     found: Alternatives | None = None
     with progress(time_limit_s) as report:
         if count is not None:

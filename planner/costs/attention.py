@@ -139,7 +139,9 @@ def prefill_work(
             width = attention.kv_lora_rank + attention.qk_rope_head_dim
             absorbed_per_pair = 2.0 * heads * (width + attention.kv_lora_rank)
             if attention.index_topk:
-                # Each query gathers its own selection; reuse among queries in the L2 is not counted.
+                # Each query gathers its own selection, whatever share of the heads the rank has. Reuse among queries
+                # in the L2 is not counted: where it would help, on ranks with few heads, the kernels pad the heads to
+                # 64 or 128 instead (FlashMLA's sparse prefill), which costs more still.
                 selected = clipped_area(new_tokens, context, attention.index_topk)
                 core = CoreWork(absorbed_per_pair * selected, 0.0, width * element * selected, 2, sparse=True)
                 return (*_index_work(attention, end, area), core)

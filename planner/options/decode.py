@@ -14,7 +14,7 @@ from planner.costs.worker import Worker
 from planner.options.block import Family, OptionBlock
 from planner.options.frontier import needed
 from planner.options.places import join_places
-from planner.options.search import batch_grid, best_batches
+from planner.options.search import GRIDS, batch_grid, best_batches
 from planner.options.server import Server
 from planner.options.targets import Targets
 from planner.options.times import DecodeTimes
@@ -160,7 +160,7 @@ class _Coarse:
         rejected["memory cannot hold weights and one request"] += int(np.sum(cap == 0))
         origin = np.flatnonzero(cap)
         times = DecodeTimes(server.take(origin), targets)
-        grid = np.asarray(batch_grid(cap[origin], times.server.parts), dtype=float)
+        grid = np.asarray(batch_grid(cap[origin], times.server.parts, GRIDS[-1]), dtype=float)
         return _Coarse(
             family,
             times,

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from planner.costs.afd import AfdUnit
 from planner.costs.layout import Layout
@@ -14,8 +15,10 @@ from planner.costs.site import Site
 from planner.options.server import AfdServer
 from specs.model import DenseFfn, FactoredAttention, LatentAttention, LinearAttention, MoeFfn, SoftmaxAttention
 
+IntArray = NDArray[np.int64]
+
 TENSOR_DEGREES = (1, 2, 4, 8, 16)
-PIPELINE_DEGREES = (1, 2, 4)
+PIPELINE_DEGREES = (1, 2, 3, 4, 8)
 WIDEST_EXPERT_PARALLELISM = 320
 MOST_REDUNDANCY = 1.5
 """Expert slots over experts: engines allow some redundant copies; more than half again is not worth its memory."""
@@ -150,7 +153,8 @@ def afd_units(attention_site: Site, ffn_site: Site, rejected: Counter[str]) -> I
     """AFD units: every integer number of attention replicas that fits x every FFN replica x 1 to 4 micro-batches.
 
     Inside one pool a unit either lies in one scale-up domain or its attention replicas and its FFN replica are placed
-    freely and exchange activations at scale-out speed; across pools only the latter. Experts are sharded (moe_tp)
+    freely and exchange activations at scale-out speed; across pools only the latter. A unit in a domain of several
+    nodes fills whole nodes. Experts are sharded (moe_tp)
     only where their number does not divide over the FFN GPUs.
     """
     moe = attention_site.moe
@@ -172,8 +176,18 @@ def afd_units(attention_site: Site, ffn_site: Site, rejected: Counter[str]) -> I
                     if room < tp:
                         continue
                     unit = AfdUnit(attention_site, ffn_site, tp, ep, moe_tp, slots, scale_up)
-                    copies, microbatches = np.meshgrid(np.arange(1, room // tp + 1), np.array(MICROBATCHES))
-                    yield AfdServer(unit, copies.ravel(), microbatches.ravel())
+                    counts = np.arange(1, room // tp + 1)
+                    if scale_up:
+                        counts = counts[_one_block(ffn_site, counts * tp + size)]
+                    copies, microbatches = np.meshgrid(counts, np.array(MICROBATCHES))
+                    if copies.size:
+                        yield AfdServer(unit, copies.ravel(), microbatches.ravel())
+
+
+def _one_block(site: Site, gpus: IntArray) -> NDArray[np.bool_]:
+    """Whether units of `gpus` GPUs lie in one node or fill whole nodes of their domain."""
+    node = site.pool.gpus_per_node
+    return np.asarray((gpus <= node) | (gpus % node == 0))
 
 
 def _expert_shards(site: Site, size: int, moe: MoeFfn, rejected: Counter[str]) -> Iterator[tuple[int, int, int]]:

@@ -26,7 +26,7 @@ LARGEST_CHUNK_TOKENS = 32_768
 """New tokens of one step on a DP rank."""
 
 MOST_PROMPTS_PER_RANK = 16
-CHUNK_FACTORS = (1, 2, 4, 8)
+CHUNK_FACTORS = (1, 2, 3, 4, 6, 8, 12, 16)
 """Chunk counts tried: the fewest that the largest chunk allows, times these."""
 
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-FINE_GRID = 32
-"""Points of the grid that bounds rates before the search."""
+GRIDS = (5, 24)
+"""Points of the grids that bound rates before the search, the coarse one first."""
 
 GRID = 12
 """Points of the coarse grid that finds the feasible stretch before bisection finds its end."""
@@ -80,13 +80,13 @@ def best_batches(feasible: Callable[[IntArray], BoolArray], upper: IntArray, par
     return np.stack([multiple, np.where(above > 0, multiple + above, 0)], axis=1)
 
 
-def batch_grid(cap: IntArray, parts: IntArray) -> IntArray:
-    """A grid of batches for bounds: full multiples of `parts` up to `cap`, shape (n, FINE_GRID), ascending.
+def batch_grid(cap: IntArray, parts: IntArray, points: int) -> IntArray:
+    """A grid of batches for bounds: full multiples of `parts` up to `cap`, shape (n, points), ascending.
 
     The last point is `cap` itself, so that no batch lies beyond the grid.
     """
     multiples = np.maximum(cap // parts, 1)
-    shares = np.arange(FINE_GRID) / (FINE_GRID - 1.0)
-    points = np.rint(multiples[:, None] ** shares[None, :]).astype(np.int64) * parts[:, None]
-    points[:, -1] = cap
-    return np.minimum(points, cap[:, None])
+    shares = np.arange(points) / (points - 1.0)
+    grid = np.rint(multiples[:, None] ** shares[None, :]).astype(np.int64) * parts[:, None]
+    grid[:, -1] = cap
+    return np.minimum(grid, cap[:, None])

@@ -26,7 +26,7 @@ from planner.costs.queueing import largest_utilisation, prefill_wait_ms
 from planner.options.block import Family, OptionBlock
 from planner.options.frontier import needed
 from planner.options.places import join_places
-from planner.options.search import batch_grid, best_batches
+from planner.options.search import GRIDS, batch_grid, best_batches
 from planner.options.server import Server
 from planner.options.targets import Targets
 from planner.options.times import DecodeTimes
@@ -195,8 +195,7 @@ def serve_options(
         rejected: counts of refused options, by reason.
         prune: whether servers may be dropped by bounds (see `planner.options.frontier`).
     """
-    candidates: list[tuple[Family, Rates, IntArray, IntArray]] = []
-    bounds: list[tuple[FloatArray, FloatArray]] = []
+    candidates: list[_Candidates] = []
     for family, server in servers:
         counts = chunk_counts(server.site.lengths.input)
         rows = np.arange(server.copies.size).repeat(counts.size)
@@ -206,26 +205,53 @@ def serve_options(
         rows, chunks, cap = rows[cap > 0], chunks[cap > 0], cap[cap > 0]
         if rows.size:
             rates = Rates(server.take(rows), targets, chunks, prefix_load_ms(server))
-            candidates.append((family, rates, cap, rows))
-            bounds.append(_bounds(rates, cap))
+            candidates.append(_Candidates(family, rates, cap, rows))
+    for points in GRIDS if prune else ():
+        candidates = _narrowed(candidates, points)
+    return OptionBlock.concat([each.best(rejected) for each in candidates])
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidates:
+    """Servers of one family, each with a chunk count and the most slots that its memory holds."""
+
+    family: Family
+    rates: Rates
+    cap: IntArray
+    origin: IntArray
+
+    def take(self, rows: IntArray) -> _Candidates:
+        """Some of them."""
+        rates = Rates(
+            self.rates.server.take(rows), self.rates.targets, self.rates.chunk_counts[rows], self.rates.prefix_load_ms
+        )
+        return _Candidates(self.family, rates, self.cap[rows], self.origin[rows])
+
+    def best(self, rejected: Counter[str]) -> OptionBlock:
+        """The best batch of each."""
+        return _best(self.family, self.rates, self.cap, self.origin, rejected)
+
+
+def _narrowed(candidates: list[_Candidates], points: int) -> list[_Candidates]:
+    """Those that bounds from a grid of batches cannot exclude."""
     if not candidates:
-        return OptionBlock.concat([])
-    places = join_places([(family, rates.server) for family, rates, _, _ in candidates], links=False)
+        return []
+    bounds = [_bounds(each.rates, each.cap, points) for each in candidates]
     low, high = (np.concatenate([pair[side] for pair in bounds]) for side in (0, 1))
-    keep = needed(places, low, high) if prune else high > 0.0
-    blocks, offset = [], 0
-    for family, rates, cap, rows in candidates:
-        kept = np.flatnonzero(keep[offset : offset + rows.size])
-        offset += rows.size
+    places = join_places([(each.family, each.rates.server) for each in candidates], links=False)
+    keep = needed(places, low, high)
+    result, offset = [], 0
+    for each in candidates:
+        kept = np.flatnonzero(keep[offset : offset + each.cap.size])
+        offset += each.cap.size
         if kept.size:
-            chosen = Rates(rates.server.take(kept), targets, rates.chunk_counts[kept], rates.prefix_load_ms)
-            blocks.append(_best(family, chosen, cap[kept], rows[kept], rejected))
-    return OptionBlock.concat(blocks)
+            result.append(each.take(kept))
+    return result
 
 
-def _bounds(rates: Rates, cap: IntArray) -> tuple[FloatArray, FloatArray]:
+def _bounds(rates: Rates, cap: IntArray, points: int) -> tuple[FloatArray, FloatArray]:
     """Bounds on the best rate of each server from a grid of batches, requests/ms."""
-    grid = batch_grid(cap, rates.server.parts)
+    grid = batch_grid(cap, rates.server.parts, points)
     little = rates.little(np.asarray(grid, dtype=float))
     good = rates.within(grid, little)
     low = np.max(np.where(good, little, 0.0), axis=1)

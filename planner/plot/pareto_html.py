@@ -1,5 +1,7 @@
 """The Pareto curves drawn by plotly, as one file that needs no network."""
 
+import math
+
 import plotly.graph_objects as go
 
 from planner.plot.pareto import COLOURS, SLO_COLOUR, X_LABEL, Y_LABEL, title
@@ -45,8 +47,17 @@ def draw(comparison: Comparison, scenario: Scenario) -> bytes:
     log_y = needs_log([point.tokens_per_s_per_gpu for point in points])
     slo = user_speed_slo(scenario)
     if slo:
-        figure.add_vline(
-            x=slo, line={"color": SLO_COLOUR, "dash": "dash"}, annotation_text=f"TPOT {number(1000 / slo)} ms"
+        figure.add_vline(x=slo, line={"color": SLO_COLOUR, "dash": "dash"})
+        # On a logarithmic axis plotly places lines by value, but annotations by its logarithm.
+        figure.add_annotation(
+            x=math.log10(slo) if log_x else slo,
+            y=1.0,
+            yref="paper",
+            yanchor="top",
+            xanchor="left",
+            showarrow=False,
+            font={"color": SLO_COLOUR},
+            text=f"TPOT {number(1000 / slo)} ms",
         )
     figure.update_layout(template="plotly_white", title=title(scenario))
     figure.update_xaxes(title=X_LABEL, type="log" if log_x else "linear", rangemode="normal" if log_x else "tozero")

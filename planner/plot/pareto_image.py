@@ -5,7 +5,8 @@ import io
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from planner.plot.pareto import COLOURS, SLO_COLOUR, X_LABEL, Y_LABEL, title
 from planner.view.figures import MODE_NAMES, needs_log, number
@@ -38,6 +39,11 @@ def draw(comparison: Comparison, scenario: Scenario, kind: str) -> bytes:
             linewidth=2.6 if best else 1.6, label=MODE_NAMES[result.mode.value] + (" (best)" if best else ""),
             zorder=3 if best else 2,
         )  # fmt: skip
+        axes.annotate(
+            MODE_NAMES[result.mode.value], (x[-1], y[-1]), xytext=(2, -8), textcoords="offset points", ha="right",
+            va="top", fontsize=9, color=COLOURS[result.mode],
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+        )  # fmt: skip
     _scale(axes, speeds, yields)
     slo = user_speed_slo(scenario)
     if slo:
@@ -52,7 +58,7 @@ def draw(comparison: Comparison, scenario: Scenario, kind: str) -> bytes:
     axes.grid(True, which="major", color="#DDDDDD", linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
     if speeds:
-        axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1.0, 0.96))  # curves fall, so this corner is free
+        axes.legend(frameon=False, loc="best")
     else:
         axes.text(0.5, 0.5, "no mode has a plan", transform=axes.transAxes, ha="center", color=SLO_COLOUR)
     buffer = io.BytesIO()
@@ -67,6 +73,7 @@ def _scale(axes: Axes, speeds: list[float], yields: list[float]) -> None:
         name = "x" if axis is axes.xaxis else "y"
         if needs_log(values):
             axes.set_xscale("log") if name == "x" else axes.set_yscale("log")
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axis.set_minor_formatter(NullFormatter())
         elif name == "x":
             axes.set_xlim(left=0)

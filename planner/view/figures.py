@@ -23,12 +23,12 @@ UNITS = {
 
 
 def number(value: float) -> str:
-    """Write a number with at least four significant digits, thousands separated: 17,232, 88, 4.25, 0.01235."""
+    """Write a number with four significant digits, or all before the point: 17,232, 88, 4.25, 0.01235."""
     if value == 0 or abs(value) >= 1000:
         return f"{value:,.0f}"
-    if abs(value) < 1e-3:
-        return f"{value:.3g}"
-    digits = next((digits for digits, least in ((1, 100), (2, 10), (3, 1), (4, 0.1)) if abs(value) >= least), 5)
+    if abs(value) < 0.1:
+        return f"{value:.4g}"
+    digits = next((digits for digits, least in ((1, 100), (2, 10), (3, 1)) if abs(value) >= least), 4)
     return f"{value:.{digits}f}".rstrip("0").rstrip(".")
 
 

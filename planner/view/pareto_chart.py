@@ -92,7 +92,7 @@ def pareto_chart(comparison: Comparison, scenario: Scenario | None = None) -> Re
         symbol, style = SYMBOLS[mode]
         legend.append(f"{symbol} {MODE_NAMES[mode.value]}   ", style)
     if slo:
-        legend.append(f"{_SLO} TPOT objective: {number(1000 / slo)} ms", "red")
+        legend.append(f"{_SLO} TPOT {number(1000 / slo)} ms", "red")
     return Group(*lines, legend)
 
 

@@ -61,7 +61,8 @@ def found_plan(
             "objective": {"maximize": "throughput"},
             "certificate": {
                 "incumbent": tokens_s, "bound": tokens_s * 1.0005, "gap": 0.0005, "gap_solver": 0.0003,
-                "gap_discretisation": 0.0002, "space": {"batches": "every whole number", "tp": [1, 2, 4], "options": 336},
+                "gap_discretisation": 0.0002,
+                "space": {"batches": "every whole number", "tp": [1, 2, 4], "options": 336},
             },
             "services": [
                 {

@@ -1,0 +1,128 @@
+"""Variants of a declared space: other modes, SLOs or GPUs, with the enumeration of layouts reused where it stays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+from planner.options.targets import Targets
+from planner.space import ServiceSpace, Slowdown, Space
+from specs import catalog
+from specs.scenario import Cluster, Pool, ResolvedPool, Scenario, resolve_pool
+from specs.service import Mode, Phase, Service
+
+HAND_OVER = frozenset({Mode.PREFILL_DECODE, Mode.PREFILL_DECODE_AFD})
+DISAGGREGATED_FFN = frozenset({Mode.AFD, Mode.PREFILL_DECODE_AFD})
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Wall clock that a sequence of solves shares.
+
+    Args:
+        end_s: `perf_counter` at which it has run out.
+    """
+
+    end_s: float
+
+    @staticmethod
+    def start(time_limit_s: float) -> Clock:
+        """A clock that runs out after `time_limit_s`."""
+        return Clock(perf_counter() + time_limit_s)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left, not below 0."""
+        return max(self.end_s - perf_counter(), 0.0)
+
+    def part(self, share: float) -> Clock:
+        """A clock over a share of what is left."""
+        return Clock.start(self.left_s * share)
+
+
+def inapplicable(part: ServiceSpace, mode: Mode) -> str | None:
+    """Why no layout on any cluster could serve a service in a mode; None where one might."""
+    phase = part.service.phase
+    if mode in DISAGGREGATED_FFN and part.sites[0].moe is None:
+        return "a dense model has no experts to disaggregate"
+    if mode in HAND_OVER and phase is not Phase.FULL:
+        return f"phase {phase.value} alone needs no hand-over from prefill to decode"
+    if mode is Mode.AFD and phase is Phase.PREFILL:
+        return "AFD disaggregates decode steps, and phase prefill has none"
+    return None
+
+
+def with_service(scenario: Scenario, index: int, **changes: Any) -> Scenario:
+    """A scenario with some fields of one service changed."""
+    services = list(scenario.services)
+    services[index] = services[index].model_copy(update=changes)
+    return scenario.model_copy(update={"services": tuple(services)})
+
+
+def with_slo(service: Service, **changes: float) -> Service:
+    """A service with another SLO."""
+    return service.model_copy(update={"slo": service.slo.model_copy(update=changes)})
+
+
+def with_count(pool: Pool, count: int) -> Pool:
+    """A pool of another size."""
+    return pool.model_copy(update={"count": count})
+
+
+def with_pools(scenario: Scenario, change: Callable[[Pool], Pool]) -> Scenario:
+    """A scenario with every pool changed."""
+    return scenario.model_copy(update={"cluster": Cluster(pools=tuple(change(p) for p in scenario.cluster.pools))})
+
+
+def respond(space: Space, changed: Mapping[int, Service]) -> Space:
+    """A space whose services have other modes or SLOs; layouts, and their cost models, are those enumerated before.
+
+    Args:
+        space: a space in which every mode that a changed service has was enumerated.
+        changed: services by index.
+    """
+    parts = list(space.services)
+    for index, service in changed.items():
+        part = parts[index]
+        parts[index] = replace(
+            part,
+            service=service,
+            targets=Targets.of(service, part.sites[0].workload),
+            rejected={mode: Counter[str]() for mode in service.modes},
+        )
+    services = tuple(part.service for part in parts)
+    return replace(space, scenario=space.scenario.model_copy(update={"services": services}), services=tuple(parts))
+
+
+def in_modes(space: Space, modes: Mapping[int, Sequence[Mode]]) -> Space:
+    """A space whose services are restricted to some of their modes."""
+    return respond(
+        space,
+        {
+            index: space.services[index].service.model_copy(update={"modes": tuple(chosen)})
+            for index, chosen in modes.items()
+        },
+    )
+
+
+def grown(pool: Pool, resolved: ResolvedPool, gpus: int) -> ResolvedPool:
+    """A pool with `gpus` GPUs more; its scale-up domain grows with it as far as the hardware's reaches.
+
+    Nodes keep their size, so that a pool smaller than a node becomes more such nodes.
+    """
+    count = resolved.count + gpus
+    node = pool.gpus_per_node or catalog.gpu(pool.gpu).gpus_per_node
+    whole = resolve_pool(pool.model_copy(update={"count": node * 1_000_000})).scale_up_domain
+    domain = resolved.scale_up_domain
+    if count <= whole and count % resolved.gpus_per_node == 0 and resolved.gpus_per_node == node:
+        domain = max(domain, count)
+    nics = resolved.nics_per_node
+    return resolved.model_copy(update={"count": count, "scale_up_domain": domain, "nics_per_node": nics})
+
+
+def replaced(space: Space, pools: Sequence[ResolvedPool], slowdown: Slowdown) -> Space:
+    """The space of the same scenario on other pools."""
+    return Space.of(space.scenario, pools, slowdown)
