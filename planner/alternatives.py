@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -33,11 +33,11 @@ import numpy as np
 from formulations.table import Role as TableRole
 from planner.costs.worker import Worker
 from planner.options.block import Family
-from planner.options.server import AfdServer, Server
+from planner.options.server import Server, WorkerServer
 from planner.plan import build
 from planner.solve import Progress, Solved, solve
 from planner.space import HandOver, ModeOptions, ServiceSpace, Space
-from planner.variant import Clock
+from planner.variant import DISAGGREGATED_FFN, HAND_OVER, Clock
 from specs.plan import Plan
 from specs.service import Mode
 
@@ -84,47 +84,117 @@ class WithoutLayouts(ServiceSpace):
 
     Args:
         forbidden: layouts that may not be used.
+        decoders: workers, whatever their role; `workers` holds those that may compute prompts.
     """
 
     forbidden: Layouts = frozenset()
+    decoders: tuple[Worker, ...] = ()
 
     @staticmethod
     def of_part(part: ServiceSpace, forbidden: Layouts) -> WithoutLayouts:
         """A service's space without some layouts."""
         given = {f.name: getattr(part, f.name) for f in fields(ServiceSpace)}
-        return WithoutLayouts(**given, forbidden=forbidden)
+        given["rejected"] = {mode: Counter[str]() for mode in part.rejected}
+        return WithoutLayouts(**given, forbidden=forbidden, decoders=part.workers)
 
     def groups(self, mode: Mode, *, prune: bool = True) -> ModeOptions | HandOver:
         """The options of a mode, from the servers that are left for each role."""
-        workers = tuple(w for w in self.workers if self._key(mode, self._prompt_role(mode), w) not in self.forbidden)
-        left = replace(self, workers=workers)
-        return _Decoding.of_parts(left, self.servers(mode)).groups(mode, prune=prune)
+        role = TableRole.PREFILL if mode in HAND_OVER else TableRole.SERVE
+        prompts = tuple(worker for worker in self.decoders if self._allows(mode, role, worker))
+        return ServiceSpace.groups(replace(self, workers=prompts), mode, prune=prune)
 
     def servers(self, mode: Mode) -> list[tuple[Family, Server]]:
         """Whatever decodes in a mode and is left."""
-        role = TableRole.DECODE if self._prompt_role(mode) is TableRole.PREFILL else TableRole.SERVE
+        role = TableRole.DECODE if mode in HAND_OVER else TableRole.SERVE
+        if mode not in DISAGGREGATED_FFN:
+            return [(w, WorkerServer(w)) for w in self.decoders if self._allows(mode, role, w)]
         left: list[tuple[Family, Server]] = []
-        for family, server in super().servers(mode):
-            if isinstance(family, Worker):
-                if self._key(mode, role, family) not in self.forbidden:
-                    left.append((family, server))
-                continue
-            kept = [
-                row
-                for row, (copies, batches) in enumerate(zip(server.copies, server.microbatches, strict=True))
-                if LayoutKey.of(self.index, mode, role, family, int(copies), int(batches)) not in self.forbidden
-            ]
-            if len(kept) == server.copies.size:
-                left.append((family, server))
-            elif kept:
-                rest = server.take(np.array(kept, dtype=np.int64))
-                left.append((family, rest))
+        for server in self.units:
+            pairs = zip(server.copies.tolist(), server.microbatches.tolist(), strict=True)
+            rows = [row for row, pair in enumerate(pairs) if self._allows(mode, role, server.unit, *pair)]
+            if len(rows) == server.copies.size:
+                left.append((server.unit, server))
+            elif rows:
+                left.append((server.unit, server.take(np.array(rows, dtype=np.int64))))
         return left
 
-    def _key(self, mode: Mode, role: TableRole, worker: Worker) -> LayoutKey:
-        return LayoutKey.of(self.index, mode, role, worker, 0, 0)
+    def _allows(self, mode: Mode, role: TableRole, family: Family, replicas: int = 0, microbatches: int = 0) -> bool:
+        return LayoutKey.of(self.index, mode, role, family, replicas, microbatches) not in self.forbidden
 
-    def _prompt_role(self, mode: Mode) -> TableRole:
-        """Role of whatever computes prompts."""
-        handed_over = mode in (Mode.PREFILL_DECODE, Mode.PREFILL_DECODE_AFD)
-        return TableRole.PREFILL if handed_over else TableRole.SERVE
+
+def layouts_of(solved: Solved) -> Layouts:
+    """The layouts that a solution uses."""
+    found = set()
+    modes = list(Mode)
+    for row, servers in solved.solution.replicas.items():
+        if servers:
+            group = solved.tables.groups[int(solved.tables.group[row])]
+            block, index = group.block, int(solved.tables.row[row])
+            family = block.families[int(block.family[index])]
+            mode = modes[int(solved.tables.options.mode[row])]
+            copies, batches = int(block.replicas[index]), int(block.microbatches[index])
+            found.add(LayoutKey.of(group.service, mode, group.role, family, copies, batches))
+    return frozenset(found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Node:
+    """A node whose problem has been solved."""
+
+    forbidden: Layouts
+    space: Space
+    solved: Solved
+
+
+def best_plans(
+    space: Space, count: int, *, gap: float, clock: Clock, progress: Progress | None = None
+) -> list[tuple[Space, Solved, Plan]]:
+    """The `count` best plans as the module defines them, best first; fewer where there are no more, or no more time.
+
+    Args:
+        space: the declared space.
+        count: plans wanted.
+        gap: relative gap of every solve.
+        clock: of all solves together.
+        progress: told of every solve.
+    """
+    found: list[tuple[Space, Solved, Plan]] = []
+    returned: list[Layouts] = []
+    heap: list[tuple[float, int, _Node]] = []
+    numbers = itertools.count()
+    seen: set[Layouts] = set()
+    sign = -1.0 if space.scenario.objective.maximizing else 1.0
+
+    def open_node(forbidden: Layouts) -> None:
+        if forbidden in seen or clock.left_s <= 0.0:
+            return
+        seen.add(forbidden)
+        if progress is not None:
+            best = found[0][1].solution.incumbent if found else None
+            progress(f"plan {len(found) + 1} of {count}, {len(seen)} problems solved", best, None)
+        part = replace(space, services=tuple(WithoutLayouts.of_part(part, forbidden) for part in space.services))
+        chosen = part if forbidden else space
+        solved = solve(chosen, gap=gap, time_limit_s=clock.left_s)
+        if solved.solution.found:
+            heapq.heappush(heap, (sign * solved.solution.incumbent, next(numbers), _Node(forbidden, chosen, solved)))
+
+    open_node(frozenset())
+    while heap:
+        _, _, node = heapq.heappop(heap)
+        used = layouts_of(node.solved)
+        if not any(used >= earlier for earlier in returned):
+            returned.append(used)
+            found.append((node.space, node.solved, build(node.space, node.solved, gap=gap)))
+            if len(found) == count:
+                break
+        for key in sorted(used, key=repr):
+            open_node(node.forbidden | {key})
+    return found
+
+
+def distance_note(value: float, best: float, *, maximizing: bool) -> str:
+    """How far a plan is from the best, in words."""
+    if value == best:
+        return "as good as the best"
+    side = "below" if maximizing else "above"
+    return f"{abs(value - best) / abs(best or 1.0):.2%} {side} the best"

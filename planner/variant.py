@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
 
 from planner.options.targets import Targets
 from planner.space import ServiceSpace, Slowdown, Space
 from specs import catalog
-from specs.scenario import Cluster, Pool, ResolvedPool, Scenario, resolve_pool
+from specs.objective import Objective
+from specs.scenario import Pool, ResolvedPool, resolve_pool
 from specs.service import Mode, Phase, Service
 
 HAND_OVER = frozenset({Mode.PREFILL_DECODE, Mode.PREFILL_DECODE_AFD})
@@ -55,34 +55,18 @@ def inapplicable(part: ServiceSpace, mode: Mode) -> str | None:
     return None
 
 
-def with_service(scenario: Scenario, index: int, **changes: Any) -> Scenario:
-    """A scenario with some fields of one service changed."""
-    services = list(scenario.services)
-    services[index] = services[index].model_copy(update=changes)
-    return scenario.model_copy(update={"services": tuple(services)})
-
-
 def with_slo(service: Service, **changes: float) -> Service:
     """A service with another SLO."""
     return service.model_copy(update={"slo": service.slo.model_copy(update=changes)})
 
 
-def with_count(pool: Pool, count: int) -> Pool:
-    """A pool of another size."""
-    return pool.model_copy(update={"count": count})
-
-
-def with_pools(scenario: Scenario, change: Callable[[Pool], Pool]) -> Scenario:
-    """A scenario with every pool changed."""
-    return scenario.model_copy(update={"cluster": Cluster(pools=tuple(change(p) for p in scenario.cluster.pools))})
-
-
-def respond(space: Space, changed: Mapping[int, Service]) -> Space:
+def respond(space: Space, changed: Mapping[int, Service], *, objective: Objective | None = None) -> Space:
     """A space whose services have other modes or SLOs; layouts, and their cost models, are those enumerated before.
 
     Args:
         space: a space in which every mode that a changed service has was enumerated.
         changed: services by index.
+        objective: another objective, or None for the same.
     """
     parts = list(space.services)
     for index, service in changed.items():
@@ -94,7 +78,10 @@ def respond(space: Space, changed: Mapping[int, Service]) -> Space:
             rejected={mode: Counter[str]() for mode in service.modes},
         )
     services = tuple(part.service for part in parts)
-    return replace(space, scenario=space.scenario.model_copy(update={"services": services}), services=tuple(parts))
+    scenario = space.scenario.model_copy(update={"services": services})
+    if objective is not None:
+        scenario = scenario.model_copy(update={"objective": objective})
+    return replace(space, scenario=scenario, services=tuple(parts))
 
 
 def in_modes(space: Space, modes: Mapping[int, Sequence[Mode]]) -> Space:

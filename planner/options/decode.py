@@ -14,7 +14,7 @@ from planner.costs.worker import Worker
 from planner.options.block import Family, OptionBlock
 from planner.options.frontier import needed
 from planner.options.places import join_places
-from planner.options.search import GRIDS, batch_grid, best_batches
+from planner.options.search import BOUND_POINTS, around, batch_of, best_batches, class_grid, classes
 from planner.options.server import Server
 from planner.options.targets import Targets
 from planner.options.times import DecodeTimes
@@ -149,6 +149,7 @@ class _Coarse:
     cap: IntArray
     origin: IntArray
     transfer_bytes: float
+    numbers: IntArray
     rate: FloatArray
     tpot_ms: FloatArray
     first_ms: FloatArray
@@ -160,13 +161,16 @@ class _Coarse:
         rejected["memory cannot hold weights and one request"] += int(np.sum(cap == 0))
         origin = np.flatnonzero(cap)
         times = DecodeTimes(server.take(origin), targets)
-        grid = np.asarray(batch_grid(cap[origin], times.server.parts, GRIDS[-1]), dtype=float)
+        parts = times.server.parts
+        numbers = class_grid(cap[origin], parts, BOUND_POINTS)
+        grid = np.asarray(batch_of(numbers, cap[origin], parts), dtype=float)
         return _Coarse(
             family,
             times,
             cap[origin],
             origin,
             transfer_bytes,
+            numbers,
             rates_rps(times, grid, transfer_bytes),
             times.tpot_ms(grid),
             times.first_ms(grid),
@@ -209,7 +213,10 @@ class _Coarse:
                 good &= times.first_ms(wanted) <= limit
             return np.asarray(good)
 
-        best = best_batches(feasible, self.cap[rows], times.server.parts)
+        cap, parts = self.cap[rows], times.server.parts
+        good = (self.tpot_ms[rows] <= targets.tpot_ms) & (self.first_ms[rows] <= limit)
+        bracket = around(self.numbers[rows], good, classes(cap, parts))
+        best = best_batches(feasible, cap, parts, bracket)
         found = np.nonzero(best)
         server = times.server
         slots = np.asarray(np.maximum(best, 1), dtype=float)

@@ -22,71 +22,91 @@ from numpy.typing import NDArray
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-GRIDS = (5, 24)
-"""Points of the grids that bound rates before the search, the coarse one first."""
+BOUND_POINTS = 24
+"""Points of the grid that bounds the rates of decode servers before their search."""
+
+NARROWINGS = (5, 4, 4, 4)
+"""Points by which the bracket around the best batch is narrowed, with a pruning by bounds after each time."""
 
 GRID = 12
 """Points of the coarse grid that finds the feasible stretch before bisection finds its end."""
 
 
-def largest(feasible: Callable[[IntArray], BoolArray], upper: IntArray) -> IntArray:
-    """Largest integer in [1, upper] at which `feasible` holds, per element; 0 where the grid finds none.
+def largest(
+    feasible: Callable[[IntArray], BoolArray], upper: IntArray, bracket: tuple[IntArray, IntArray] | None = None
+) -> IntArray:
+    """Largest integer in [1, upper] at which `feasible` holds, per element; 0 where there is none.
 
-    Above the feasible stretch nothing is feasible again; below it there may be an infeasible start.
+    Above the feasible stretch nothing is feasible again. Below it there may be an infeasible start (with few slots
+    the wait for one is long); a coarse grid finds the stretch, and misses one that lies between two of its points.
 
     Args:
         feasible: maps integers of shape (n, g) to truth values of that shape, row by row.
         upper: shape (n,), the largest candidates; 0 excludes an element.
+        bracket: (feasible or 0, infeasible or upper + 1) where that is known already.
     """
-    low, high, found = _bracket(feasible, upper)
+    low, high = bracket if bracket is not None else _bracket(feasible, upper)
     while True:
-        open_ = found & (high - low > 1)
-        if not open_.any():
-            break
+        rows = np.flatnonzero(high - low > 1)
+        if not rows.size:
+            return low
         middle = (low + high) // 2
-        good = feasible(np.maximum(middle, 1)[:, None])[:, 0] & open_
-        low = np.where(good, middle, low)
-        high = np.where(open_ & ~good, middle, high)
-    return np.where(found, low, 0)
+        good = feasible(np.maximum(middle, 1)[:, None])[:, 0] & (middle >= 1)
+        open_ = high - low > 1
+        low, high = np.where(open_ & good, middle, low), np.where(open_ & ~good, middle, high)
 
 
-def _bracket(feasible: Callable[[IntArray], BoolArray], upper: IntArray) -> tuple[IntArray, IntArray, BoolArray]:
+def _bracket(feasible: Callable[[IntArray], BoolArray], upper: IntArray) -> tuple[IntArray, IntArray]:
     top = int(upper.max(initial=0))
     if top < 1:
-        return np.zeros_like(upper), np.zeros_like(upper), np.zeros(upper.shape, dtype=bool)
+        return np.zeros_like(upper), np.ones_like(upper)
     shares = np.geomspace(1.0 / top, 1.0, GRID) if top > 1 else np.ones(1)
     grid = np.clip(np.rint(upper[:, None] * shares[None, :]), 1, None).astype(np.int64)
-    good = feasible(grid) & (upper > 0)[:, None]
-    found = good.any(axis=1)
-    last = grid.shape[1] - 1 - np.argmax(good[:, ::-1], axis=1)
+    return around(grid, feasible(grid) & (upper > 0)[:, None], upper)
+
+
+def around(grid: IntArray, good: BoolArray, upper: IntArray) -> tuple[IntArray, IntArray]:
+    """The last feasible point of each row of an ascending grid (0 if none) and the one after it (else upper + 1)."""
+    columns = grid.shape[1]
+    last = np.where(good.any(axis=1), columns - 1 - np.argmax(good[:, ::-1], axis=1), -1)
     rows = np.arange(upper.size)
-    low = grid[rows, last]
-    above = np.minimum(last + 1, grid.shape[1] - 1)
-    high = np.where(last + 1 < grid.shape[1], grid[rows, above], upper + 1)
-    return low, np.maximum(high, low + 1), found
+    low = np.where(last >= 0, grid[rows, np.maximum(last, 0)], 0)
+    high = np.where(last + 1 < columns, grid[rows, np.minimum(last + 1, columns - 1)], upper + 1)
+    return low, np.maximum(high, low + 1)
 
 
-def best_batches(feasible: Callable[[IntArray], BoolArray], upper: IntArray, parts: IntArray) -> IntArray:
+def classes(upper: IntArray, parts: IntArray) -> IntArray:
+    """Number of classes (see above) that batches up to `upper` fall into."""
+    return -(-upper // parts)
+
+
+def batch_of(number: IntArray, upper: IntArray, parts: IntArray) -> IntArray:
+    """Largest batch of a class: a full multiple of `parts`, or `upper` in the last one. Rows broadcast over columns."""
+    return np.minimum(number * parts[:, None], upper[:, None])
+
+
+def best_batches(
+    feasible: Callable[[IntArray], BoolArray],
+    upper: IntArray,
+    parts: IntArray,
+    bracket: tuple[IntArray, IntArray] | None = None,
+) -> IntArray:
     """The batches that can be best among all integers in [1, upper]: shape (n, 2), 0 where there is none.
 
     Args:
         feasible: as in `largest`.
         upper: shape (n,), largest batch that memory holds.
         parts: shape (n,), equal parts of the batch.
+        bracket: bracket of the class number where that is known already.
     """
-    multiple = parts * largest(lambda q: feasible(q * parts[:, None]), upper // parts)
-    rest = np.minimum(upper - multiple, parts - 1)
-    above = largest(lambda r: feasible(multiple[:, None] + r), rest)
-    return np.stack([multiple, np.where(above > 0, multiple + above, 0)], axis=1)
+    number = largest(lambda q: feasible(batch_of(q, upper, parts)), classes(upper, parts), bracket)
+    full = np.where(number > 0, batch_of(number[:, None], upper, parts)[:, 0], 0)
+    rest = np.minimum(upper - full, parts - 1)
+    above = largest(lambda r: feasible(full[:, None] + r), rest)
+    return np.stack([full, np.where(above > 0, full + above, 0)], axis=1)
 
 
-def batch_grid(cap: IntArray, parts: IntArray, points: int) -> IntArray:
-    """A grid of batches for bounds: full multiples of `parts` up to `cap`, shape (n, points), ascending.
-
-    The last point is `cap` itself, so that no batch lies beyond the grid.
-    """
-    multiples = np.maximum(cap // parts, 1)
+def class_grid(upper: IntArray, parts: IntArray, points: int) -> IntArray:
+    """Class numbers from 1 to the last one, geometrically spaced, shape (n, points), ascending."""
     shares = np.arange(points) / (points - 1.0)
-    grid = np.rint(multiples[:, None] ** shares[None, :]).astype(np.int64) * parts[:, None]
-    grid[:, -1] = cap
-    return np.minimum(grid, cap[:, None])
+    return np.rint(classes(upper, parts)[:, None] ** shares[None, :]).astype(np.int64)

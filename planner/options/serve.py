@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from planner.costs.queueing import largest_utilisation, prefill_wait_ms
 from planner.options.block import Family, OptionBlock
 from planner.options.frontier import needed
 from planner.options.places import join_places
-from planner.options.search import GRIDS, batch_grid, best_batches
+from planner.options.search import NARROWINGS, around, batch_of, best_batches, class_grid, classes
 from planner.options.server import Server
 from planner.options.targets import Targets
 from planner.options.times import DecodeTimes
@@ -64,6 +64,10 @@ class Rates:
     targets: Targets
     chunk_counts: IntArray
     prefix_load_ms: float
+
+    def take(self, rows: IntArray) -> Rates:
+        """The rates of some servers."""
+        return Rates(self.server.take(rows), self.targets, self.chunk_counts[rows], self.prefix_load_ms)
 
     @property
     def chunks(self) -> IntArray:
@@ -205,41 +209,101 @@ def serve_options(
         rows, chunks, cap = rows[cap > 0], chunks[cap > 0], cap[cap > 0]
         if rows.size:
             rates = Rates(server.take(rows), targets, chunks, prefix_load_ms(server))
-            candidates.append(_Candidates(family, rates, cap, rows))
-    for points in GRIDS if prune else ():
-        candidates = _narrowed(candidates, points)
+            none = np.zeros(cap.size)
+            last = classes(cap, rates.server.parts)
+            candidates.append(_Candidates(family, rates, cap, rows, np.zeros_like(cap), last + 1, none, none))
+    for points in NARROWINGS:
+        candidates = [each.narrowed(points) for each in candidates]
+        if prune:
+            candidates = _needed(candidates)
     return OptionBlock.concat([each.best(rejected) for each in candidates])
 
 
 @dataclass(frozen=True, eq=False)
 class _Candidates:
-    """Servers of one family, each with a chunk count and the most slots that its memory holds."""
+    """Servers of one family, each with a chunk count, and what is known of its best batch; arrays of shape (n,).
+
+    Args:
+        family: what the servers are.
+        rates: their rates.
+        cap: most slots that memory holds.
+        origin: row of the family's server.
+        low: class of batches (see `planner.options.search`) known to stay within the SLO, 0 for none.
+        high: class known not to, or one more than there are.
+        low_rate: rate that fills the slots at `low`, requests/ms: a lower bound on the best rate.
+        high_rate: the same at `high`: an upper bound, since beyond it the SLO allows less.
+    """
 
     family: Family
     rates: Rates
     cap: IntArray
     origin: IntArray
+    low: IntArray
+    high: IntArray
+    low_rate: FloatArray
+    high_rate: FloatArray
 
     def take(self, rows: IntArray) -> _Candidates:
         """Some of them."""
-        rates = Rates(
-            self.rates.server.take(rows), self.rates.targets, self.rates.chunk_counts[rows], self.rates.prefix_load_ms
+        return _Candidates(
+            self.family,
+            self.rates.take(rows),
+            *(column[rows] for column in (self.cap, self.origin, self.low, self.high, self.low_rate, self.high_rate)),
         )
-        return _Candidates(self.family, rates, self.cap[rows], self.origin[rows])
+
+    def narrowed(self, points: int) -> _Candidates:
+        """The same with brackets narrowed by a grid of `points` classes between their ends."""
+        parts = self.rates.server.parts
+        last = classes(self.cap, parts)
+        shares = np.arange(1, points + 1) / (points + 1.0)
+        if (self.low == 0).all():
+            grid = class_grid(self.cap, parts, points)
+        else:
+            grid = self.low[:, None] + np.rint((self.high - self.low)[:, None] * shares).astype(np.int64)
+        grid = np.clip(grid, 1, last[:, None])
+        slots = batch_of(grid, self.cap, parts)
+        little = self.rates.little(np.asarray(slots, dtype=float))
+        # Points at the ends of the bracket are known already; asking again keeps the code in one piece.
+        low, high = around(grid, self.rates.within(slots, little), last)
+        rows, columns = np.arange(self.cap.size), grid.shape[1] - 1
+        after = np.minimum((grid < high[:, None]).sum(axis=1), columns)
+        first = np.maximum((grid <= low[:, None]).sum(axis=1) - 1, 0)
+        low_rate = np.where(low > 0, little[rows, first], 0.0)
+        high_rate = np.where(high > last, np.where(low > 0, low_rate, 0.0), little[rows, after])
+        # A grid inside the bracket may miss its ends: what is known of them stays.
+        higher = self.low > low
+        low, low_rate = np.where(higher, self.low, low), np.where(higher, self.low_rate, low_rate)
+        lower = (self.high < high) & (self.high > low)
+        high, high_rate = np.where(lower, self.high, high), np.where(lower, self.high_rate, high_rate)
+        return replace(self, low=low, high=high, low_rate=low_rate, high_rate=high_rate)
 
     def best(self, rejected: Counter[str]) -> OptionBlock:
-        """The best batch of each."""
-        return _best(self.family, self.rates, self.cap, self.origin, rejected)
+        """The best batch of each server."""
+        parts, rates = self.rates.server.parts, self.rates
+        best = best_batches(rates.within, self.cap, parts, (self.low, self.high))
+        full = best[:, 0]
+        above = np.maximum(best[:, 1] - full, 0)
+        offsets = np.stack([np.zeros_like(above), above, above + 1, parts], axis=1)
+        slots = np.minimum(full[:, None] + offsets, self.cap[:, None])
+        wanted = np.asarray(np.maximum(slots, 1), dtype=float)
+        rate = np.where(slots > 0, np.minimum(rates.little(wanted), rates.cap(wanted)), 0.0)
+        chosen = np.argmax(rate, axis=1)
+        rows = np.arange(self.cap.size)
+        good = np.flatnonzero(rate[rows, chosen] > 0.0)
+        rejected["TTFT or TPOT"] += self.cap.size - good.size
+        if not good.size:
+            return OptionBlock.concat([])
+        picked = slots[good, chosen[good]]
+        return _options(self.family, rates.take(good), picked, rate[good, chosen[good]], self.origin[good])
 
 
-def _narrowed(candidates: list[_Candidates], points: int) -> list[_Candidates]:
-    """Those that bounds from a grid of batches cannot exclude."""
+def _needed(candidates: list[_Candidates]) -> list[_Candidates]:
+    """Those that the bounds on their rates cannot exclude."""
     if not candidates:
         return []
-    bounds = [_bounds(each.rates, each.cap, points) for each in candidates]
-    low, high = (np.concatenate([pair[side] for pair in bounds]) for side in (0, 1))
-    places = join_places([(each.family, each.rates.server) for each in candidates], links=False)
-    keep = needed(places, low, high)
+    low = np.concatenate([each.low_rate for each in candidates])
+    high = np.concatenate([each.high_rate for each in candidates]) * (1.0 + 1e-9)
+    keep = needed(join_places([(each.family, each.rates.server) for each in candidates], links=False), low, high)
     result, offset = [], 0
     for each in candidates:
         kept = np.flatnonzero(keep[offset : offset + each.cap.size])
@@ -247,38 +311,6 @@ def _narrowed(candidates: list[_Candidates], points: int) -> list[_Candidates]:
         if kept.size:
             result.append(each.take(kept))
     return result
-
-
-def _bounds(rates: Rates, cap: IntArray, points: int) -> tuple[FloatArray, FloatArray]:
-    """Bounds on the best rate of each server from a grid of batches, requests/ms."""
-    grid = batch_grid(cap, rates.server.parts, points)
-    little = rates.little(np.asarray(grid, dtype=float))
-    good = rates.within(grid, little)
-    low = np.max(np.where(good, little, 0.0), axis=1)
-    last = np.where(good.any(axis=1), grid.shape[1] - 1 - np.argmax(good[:, ::-1], axis=1), -1)
-    # Up to the next grid point the rate is at most Little's there; beyond it the SLO allows less.
-    high = little[np.arange(cap.size), np.minimum(last + 1, grid.shape[1] - 1)]
-    return low, high * (1.0 + 1e-9)
-
-
-def _best(family: Family, rates: Rates, cap: IntArray, origin: IntArray, rejected: Counter[str]) -> OptionBlock:
-    """The best batch of each server."""
-    parts = rates.server.parts
-    best = best_batches(rates.within, cap, parts)
-    multiple = best[:, 0]
-    above = np.maximum(best[:, 1] - multiple, 0)
-    offsets = np.stack([np.zeros_like(above), above, above + 1, parts], axis=1)
-    slots = np.minimum(multiple[:, None] + offsets, cap[:, None])
-    wanted = np.asarray(np.maximum(slots, 1), dtype=float)
-    rate = np.where(slots > 0, np.minimum(rates.little(wanted), rates.cap(wanted)), 0.0)
-    chosen = np.argmax(rate, axis=1)
-    rows = np.arange(cap.size)
-    good = np.flatnonzero(rate[rows, chosen] > 0.0)
-    rejected["TTFT or TPOT"] += cap.size - good.size
-    if not good.size:
-        return OptionBlock.concat([])
-    kept = Rates(rates.server.take(good), rates.targets, rates.chunk_counts[good], rates.prefix_load_ms)
-    return _options(family, kept, slots[good, chosen[good]], rate[good, chosen[good]], origin[good])
 
 
 def _options(family: Family, rates: Rates, slots: IntArray, rate: FloatArray, origin: IntArray) -> OptionBlock:
