@@ -65,7 +65,8 @@ def decode(
     role_rows = {(path, int(role)): np.array(rows) for path, role, rows in assembly.roles}
     for each, need in zip(flows, flow.tolist(), strict=True):
         if each.path in used:
-            _trim(assembly, np.array(each.rows), role_rows[each.path, each.role], counts, unit_rps, need)
+            least = int(problem.least_replicas[paths.service[each.path]])
+            _trim(assembly, np.array(each.rows), role_rows[each.path, each.role], counts, unit_rps, need, least)
     for (path, _), rows in role_rows.items():
         if path in used and not counts[rows].any():
             raise RuntimeError(f"path {paths.triple(path)} is chosen but a role of it has no replica")
@@ -178,13 +179,13 @@ def _used_paths(assembly: Assembly, chosen: np.ndarray, rate: FloatArray) -> lis
 
 
 def _trim(
-    assembly: Assembly, rows: IntArray, role_rows: IntArray, counts: IntArray, unit_rps: FloatArray, need: float
+    assembly: Assembly, rows: IntArray, role_rows: IntArray, counts: IntArray, unit_rps: FloatArray, need: float, least: int
 ) -> None:
-    """Drop replicas that a class can do without, the largest first; the last one of the role stays."""
+    """Drop replicas that a class can do without, the largest first; the last `least` of the role stay."""
     order = rows[np.lexsort((unit_rps[rows], -assembly.gpus[rows].sum(axis=1)))]
     for row in order[counts[order] > 0].tolist():
         spare = float(unit_rps[rows] @ counts[rows]) - need
-        droppable = min(int(counts[row]), int(counts[role_rows].sum()) - 1)
+        droppable = min(int(counts[row]), int(counts[role_rows].sum()) - least)
         dropped = min(droppable, int((spare + ROUNDING * need) / unit_rps[row]))
         while dropped > 0 and float(unit_rps[rows] @ counts[rows]) - dropped * unit_rps[row] < need * (1 - ROUNDING):
             dropped -= 1

@@ -4,10 +4,10 @@ For every service s and its modes m (unit in brackets)::
 
     cMode[s]:            sum_m y[s, m]  =  1          (>= 1 where the service may split)                [modes]
     cModeRate[s, m, t]:  sum_{k in K(s, m)} rate[k, t]  <=  D[s, m] y[s, m]                             [requests/s]
-    cServed[k, r, t]:    sum_{o in R(k, r)} n[o, t]  >=  w[k]      for every role r of path k          [replicas]
+    cServed[k, r, t]:    sum_{o in R(k, r)} n[o, t]  >=  N[s] w[k]  for every role r of path k         [replicas]
 
 D[s, m] is the link bound of `formulations.links`: the LP optimum of the mode alone on the whole cluster, or the demand
-where that is less. cServed gives every role of a chosen path a replica, so that every service is served; replicas of
+where that is less. N[s] is the fewest replicas of a role (1 unless the service asks for more). cServed gives every role of a chosen path a replica, so that every service is served; replicas of
 paths that are not chosen carry nothing and are left out of the solution. A service without any path has an empty row
 ``0 = 1``: infeasible, by name.
 """
@@ -39,5 +39,5 @@ def add(assembly: Assembly, links: Links) -> None:
     for path, role, rows in assembly.roles:
         for period in model.sPeriods:
             terms = [(1.0, model.vN[row, period]) for row in rows]
-            terms.append((-1.0, model.vW[path]))
+            terms.append((-float(problem.least_replicas[paths.service[path]]), model.vW[path]))
             model.cServed.add((path, int(role), period), (0.0, linear(terms), None))

@@ -43,6 +43,7 @@ class Problem:
         fabric_gbyte_per_s: capacity of each pool's scale-out fabric, (P,); inf never binds.
         sense: maximise weighted output tokens per second, or minimise the cost of the replicas.
         in_flight_cap: most requests in flight per service (closed loop), (S,); nan for none.
+        min_replicas: fewest replicas of each role on a path in use, (S,); None for one each.
     """
 
     services: tuple[str, ...]
@@ -57,6 +58,7 @@ class Problem:
     fabric_gbyte_per_s: FloatArray
     sense: Literal["maximize", "minimize"]
     in_flight_cap: FloatArray
+    min_replicas: IntArray | None = None
 
     def __post_init__(self) -> None:
         """Refuse arrays of the wrong length and numbers without meaning (ValueError)."""
@@ -64,6 +66,9 @@ class Problem:
             _expect_shape(name, getattr(self, name), (len(self.pools),))
         for name in ("weight", "output_tokens", "demand_rps", "split", "in_flight_cap"):
             _expect_shape(name, getattr(self, name), (len(self.services),))
+        _expect_shape("min_replicas", self.least_replicas, (len(self.services),))
+        if np.any(self.least_replicas < 1):
+            raise ValueError("min_replicas must be >= 1")
         if self.sense not in ("maximize", "minimize"):
             raise ValueError(f"sense is maximize or minimize, not {self.sense!r}")
         if np.any(self.pool_gpus < 0) or np.any(self.pool_domain < 1):
@@ -80,6 +85,13 @@ class Problem:
                 raise ValueError(f"{name} must be finite and >= 0, or nan for none")
         if self.sense == "minimize" and np.any(np.isnan(self.demand_rps)):
             raise ValueError("a minimum needs demand_rps for every service")
+
+    @property
+    def least_replicas(self) -> IntArray:
+        """Fewest replicas of each role on a path in use, (S,)."""
+        if self.min_replicas is None:
+            return np.ones(len(self.services), dtype=np.int64)
+        return self.min_replicas
 
     @property
     def value_per_request(self) -> FloatArray:

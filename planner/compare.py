@@ -25,6 +25,9 @@ PARETO_GAP = 0.01
 
 PARETO_SPAN = 4.0
 PARETO_SLOWEST_MS = 100.0
+SAME = 1e-3
+"""Points of a curve whose yields differ by less than this share are one."""
+
 RELAXATION_SHARE = 0.6
 """Share of the time left after the plans that may go into relaxations before the curves are begun."""
 
@@ -245,10 +248,10 @@ def _point(space: Space, tpot_ms: float, gap: float, clock: Clock) -> ParetoPoin
 
 
 def undominated(points: Sequence[ParetoPoint]) -> tuple[ParetoPoint, ...]:
-    """The points that no other beats in both coordinates, fastest for the user first."""
+    """The points that no other beats in both coordinates, or equals but for `SAME`, fastest for the user first."""
     kept: list[ParetoPoint] = []
     for point in sorted(points, key=lambda p: (-p.tokens_per_s_per_user, -p.tokens_per_s_per_gpu)):
-        if not kept or point.tokens_per_s_per_gpu > kept[-1].tokens_per_s_per_gpu:
+        if not kept or point.tokens_per_s_per_gpu > kept[-1].tokens_per_s_per_gpu * (1.0 + SAME):
             kept.append(point)
     return tuple(kept)
 
@@ -263,4 +266,6 @@ def _pool_words(pool: PoolPlan) -> str:
     degrees = {"tp": pool.tp, "dp": pool.dp, "ep": pool.ep, "moe_tp": pool.moe_tp, "pp": pool.pp}
     shown = {name: value for name, value in degrees.items() if value > 1 and (pool.role is not Role.FFN or name != "tp")}
     text = " ".join(f"{name}{value}" for name, value in shown.items()) or "1 GPU"
+    if pool.role is not Role.FFN and pool.microbatches > pool.pp:
+        text += f", {pool.microbatches} micro-batches"
     return f"{pool.replicas} x {pool.role.value} ({text}) on {pool.gpu_pool}"

@@ -25,7 +25,7 @@ from specs.scenario import ResolvedPool, Scenario, resolve_pool
 from specs.service import Mode, Phase, Service
 from specs.workload import ArrivalProcess
 
-FIRST_LEVELS = 3
+FIRST_LEVELS = 2
 """TTFT levels that a P/D mode starts with; `planner.solve` adds more where the proof needs them."""
 
 
@@ -94,6 +94,7 @@ class ServiceSpace:
     workers: tuple[Worker, ...]
     units: tuple[AfdServer, ...]
     rejected: dict[Mode, Counter[str]] = field(default_factory=dict)
+    _prefill: dict[bool, tuple[PrefillSide, Counter[str]]] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def of(index: int, service: Service, pools: Sequence[ResolvedPool], slowdown: Slowdown) -> ServiceSpace:
@@ -189,6 +190,14 @@ class ServiceSpace:
         alone = (Group(self.index, mode, Role.SERVE, block),)
         return ModeOptions(alone, alone, (NO_LEVEL,))
 
+    def prefill_side(self, *, prune: bool) -> tuple[PrefillSide, Counter[str]]:
+        """Prefill options, which the P/D modes share, and what was refused among them."""
+        if prune not in self._prefill:
+            refused = Counter[str]()
+            side = PrefillSide(self.workers, self.targets, self.transfer(), refused, prune=prune)
+            self._prefill[prune] = side, refused
+        return self._prefill[prune]
+
     def servers(self, mode: Mode) -> list[tuple[Family, Server]]:
         """Whatever decodes in a mode."""
         if mode in (Mode.AFD, Mode.PREFILL_DECODE_AFD):
@@ -218,11 +227,13 @@ class HandOver:
     def of(space: ServiceSpace, mode: Mode, *, prune: bool) -> HandOver:
         """The P/D mode of a service."""
         rejected, transfer = space.rejected[mode], space.transfer()
+        prefill, refused = space.prefill_side(prune=prune)
+        rejected.update(refused)
         return HandOver(
             space.index,
             mode,
             space.targets.ttft_ms,
-            PrefillSide(space.workers, space.targets, transfer, rejected, prune=prune),
+            prefill,
             DecodeSide(space.servers(mode), space.targets, transfer.bytes_per_request, rejected, prune=prune),
         )
 

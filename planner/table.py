@@ -61,6 +61,7 @@ def problem_of(space: Space) -> Problem:
         split=np.array([service.split for service in services]),
         fabric_gbyte_per_s=np.array([fabric_limit(pool) for pool in space.pools]),
         sense="maximize" if scenario.objective.maximizing else "minimize",
+        min_replicas=np.array([service.limits.min_replicas or 1 for service in services], dtype=np.int64),
         in_flight_cap=optional([a.concurrency if a.process is ArrivalProcess.CLOSED_LOOP else None for a in arrivals]),
     )
 

@@ -45,7 +45,7 @@ _PROBABILITY = {Statistic.P50: 0.50, Statistic.P90: 0.90, Statistic.P95: 0.95, S
 # that all slots are taken tends to 0.15% (Halfin-Whitt); by Erlang C it is 0.3% at 64 slots, 0.6% at 16 and 2% at 4.
 _STAFFING_DEVIATIONS = 3.0
 # Halvings of a bisection: to 1e-14 of the bracket.
-_HALVINGS = 47
+_HALVINGS = 32
 
 
 def prefill_wait_ms(

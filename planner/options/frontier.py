@@ -60,9 +60,12 @@ def needed(places: Places, low: FloatArray, high: FloatArray) -> NDArray[np.bool
     keep = high > 0.0
     for kind in np.unique(places.kind):
         rows = np.flatnonzero((places.kind == kind) & keep)
-        for tp, link in np.unique(np.stack([places.tp[rows], places.link[rows]], axis=1), axis=0):
+        pairs = [(tp, link) for tp in np.unique(places.tp[rows]) for link in np.unique(places.link[rows])]
+        for tp, link in pairs:
             mine = rows[(places.tp[rows] == tp) & (places.link[rows] == link)]
             rivals = rows[(tp % places.tp[rows] == 0) & (places.link[rows] >= link)]
+            if not mine.size:
+                continue
             keep[mine] = high[mine] >= _best_in_place(places, mine, rivals, low)
     return keep
 
@@ -70,16 +73,15 @@ def needed(places: Places, low: FloatArray, high: FloatArray) -> NDArray[np.bool
 def _best_in_place(places: Places, mine: IntArray, rivals: IntArray, low: FloatArray) -> FloatArray:
     """Largest sum of lower bounds that fits the place of each of `mine`."""
     separate = bool(places.separate[mine].any())
-    blocks, block_of = np.unique(places.block_gpus[rivals], return_inverse=True)
-    first = places.attention_gpus[rivals] + (0 if separate else places.block_gpus[rivals])
-    sizes, size_of = np.unique(first, return_inverse=True)
-    table = np.zeros((blocks.size + 1, sizes.size + 1))
-    np.maximum.at(table, (block_of.ravel() + 1, size_of.ravel() + 1), low[rivals])
+    block, own_block = places.block_gpus[rivals], places.block_gpus[mine]
+    size, own_size = places.attention_gpus[rivals], places.attention_gpus[mine]
+    if not separate:
+        size, own_size = size + block, own_size + own_block
+    # table[f, g]: best lower bound of one rival with a block of at most f GPUs and g GPUs in all.
+    table = np.zeros((int(max(block.max(), own_block.max())) + 1, int(max(size.max(), own_size.max())) + 1))
+    np.maximum.at(table, (block, size), low[rivals])
     table = np.maximum.accumulate(np.maximum.accumulate(table, axis=0), axis=1)
-    own = places.attention_gpus[mine] + (0 if separate else places.block_gpus[mine])
     best = np.zeros(mine.size)
     for copies in range(1, MOST_COPIES + 1):
-        i = np.searchsorted(blocks, places.block_gpus[mine] // copies, side="right")
-        j = np.searchsorted(sizes, own // copies, side="right")
-        best = np.maximum(best, copies * table[i, j])
+        best = np.maximum(best, copies * table[own_block // copies, own_size // copies])
     return best
