@@ -166,9 +166,9 @@ def _chosen(solved: Solved, path: tuple[int, int, int]) -> list[_Chosen]:
 def _deployment(
     part: ServiceSpace, mode: Mode, chosen: Sequence[_Chosen], rate_rps: float, share: float, names: _UnitNames
 ) -> Deployment:
-    capacity: Counter[TableRole] = Counter()
+    capacity: dict[TableRole, float] = {}
     for each in chosen:
-        capacity[each.group.role] += each.capacity_rps
+        capacity[each.group.role] = capacity.get(each.group.role, 0.0) + each.capacity_rps
     loads = []
     for each in chosen:
         part_rate = rate_rps * each.capacity_rps / capacity[each.group.role] / each.servers

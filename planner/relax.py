@@ -9,10 +9,8 @@ server needs; that is only a guess, and both ends of the answer are solves of th
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from time import perf_counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -49,6 +47,9 @@ MANY_GPUS = 256
 the engines, or bring no lower latency."""
 
 MANY_TIMES = 4
+FAR = 1.25
+"""A least latency beyond this times the SLO cannot be an error of its being only nearly the least."""
+
 FEASIBILITY_GAP = 10.0
 """Whether there is a plan is all that is asked."""
 
@@ -117,7 +118,6 @@ class _Case:
         clock: of all questions together.
         slowdown: factors on times.
         progress: told of every question.
-        seconds: what the last solve took.
     """
 
     space: Space
@@ -126,7 +126,6 @@ class _Case:
     clock: Clock
     slowdown: Slowdown
     progress: Progress | None
-    seconds: float = field(default=0.0)
 
     @property
     def part(self) -> ServiceSpace:
@@ -196,9 +195,9 @@ class _Case:
             }
         )
         last = factors[-1] if factors else 1.0
-        if self.seconds * (last**1.5) > self.clock.left_s:
-            raise OutOfTimeError
-        position = smallest_index(lambda i: self._feasible(self.eased("gpus", factors[i])), len(factors))
+        position = None
+        if not self._far(self.eased("gpus", last)):
+            position = smallest_index(lambda i: self._feasible(self.eased("gpus", factors[i])), len(factors))
         if position is None:
             why = self._why(self.eased("gpus", last), "gpus")
             return self.answer(
@@ -244,12 +243,18 @@ class _Case:
     def _feasible(self, space: Space) -> bool:
         if self.clock.left_s <= 0.0:
             raise OutOfTimeError
-        began = perf_counter()
         solution = solve(space, gap=FEASIBILITY_GAP, time_limit_s=self.clock.left_s).solution
-        self.seconds = perf_counter() - began
         if not solution.found and solution.status != "infeasible":
             raise OutOfTimeError
         return solution.found
+
+    def _far(self, space: Space) -> bool:
+        """Whether even with nearly no load every server is far from the SLO, so that a large problem is not worth it."""
+        part = space.services[self.index]
+        ttft, tpot = least_latencies(part, self.mode, ttft_ms=math.inf, tpot_ms=math.inf)
+        if ttft is None or tpot is None:
+            return True
+        return ttft > FAR * part.targets.ttft_ms or tpot > FAR * part.targets.tpot_ms
 
     def _why(self, space: Space, name: Name) -> str:
         """What else keeps the mode from serving, with nearly no load, in words."""
@@ -267,6 +272,8 @@ class _Case:
         for what, least, limit in (("TTFT", ttft, targets.ttft_ms), ("TPOT", tpot, targets.tpot_ms)):
             if least is not None and least > limit and what.lower() != name:
                 short.append(f"the least {what} of any server is {least:.4g} ms, of {limit:.4g} ms allowed")
+        if not short and part.service.demand_rps is not None and not self.space.scenario.objective.maximizing:
+            short.append(f"{part.service.demand_rps:.4g} requests/s are more than it can serve")
         return f": {' and '.join(short)}" if short else ""
 
     def _guess(self, name: Name) -> float | None:
@@ -334,22 +341,17 @@ def smallest(
 def smallest_index(feasible: Callable[[int], bool], count: int) -> int | None:
     """The first index from 0 that suffices, the one below it asked as well; None where the last does not suffice.
 
-    The first few are asked before the last, which costs most.
+    Indexes are asked at doubling distances before halving, because the large ones cost most.
     """
-    if count == 0:
-        return None
-    low = -1
-    if feasible(0):
-        return 0
-    low, high = 0, count - 1
-    if high == 0 or not feasible(high):
-        return None
-    step = 1
-    while low + step < high:
-        if feasible(low + step):
-            high = low + step
+    low, high, step = -1, -1, 1
+    while low < count - 1:
+        asked = min(low + step, count - 1)
+        if feasible(asked):
+            high = asked
             break
-        low, step = low + step, 2 * step
+        low, step = asked, 2 * step
+    if high < 0:
+        return None
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if feasible(middle) else (middle, high)

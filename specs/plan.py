@@ -22,7 +22,7 @@ from specs.quantities import (
 )
 from specs.service import Mode
 
-PLAN_SCHEMA = "cleave.plan/1"
+PLAN_SCHEMA: Literal["cleave.plan/1"] = "cleave.plan/1"
 RELATIVE_TOLERANCE = 1e-6
 """Agreement asked of figures that are derived from one another: that of the solver's feasibility tolerance."""
 

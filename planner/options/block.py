@@ -96,7 +96,7 @@ class OptionBlock:
         }
         given = [np.asarray(arrays.get(name, defaults.get(name))) for name in columns]
         shaped = np.broadcast_arrays(*given)
-        values = {
+        values: dict[str, Any] = {
             name: np.ascontiguousarray(array.ravel()).astype(_dtype(name))
             for name, array in zip(columns, shaped, strict=True)
         }

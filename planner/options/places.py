@@ -46,4 +46,4 @@ def gpus_of(block: OptionBlock) -> IntArray:
     each = [0 if isinstance(f, Worker) else f.tp for f in block.families]
     if not len(block):
         return np.zeros(0, dtype=np.int64)
-    return np.array(fixed, dtype=np.int64)[block.family] + np.array(each)[block.family] * block.replicas
+    return np.array(fixed, dtype=np.int64)[block.family] + np.array(each, dtype=np.int64)[block.family] * block.replicas

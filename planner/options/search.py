@@ -77,12 +77,12 @@ def around(grid: IntArray, good: BoolArray, upper: IntArray) -> tuple[IntArray, 
 
 def classes(upper: IntArray, parts: IntArray) -> IntArray:
     """Number of classes (see above) that batches up to `upper` fall into."""
-    return -(-upper // parts)
+    return np.asarray(-(-upper // parts))
 
 
 def batch_of(number: IntArray, upper: IntArray, parts: IntArray) -> IntArray:
     """Largest batch of a class: a full multiple of `parts`, or `upper` in the last one. Rows broadcast over columns."""
-    return np.minimum(number * parts[:, None], upper[:, None])
+    return np.asarray(np.minimum(number * parts[:, None], upper[:, None]))
 
 
 def best_batches(

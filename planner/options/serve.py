@@ -100,6 +100,16 @@ class Rates:
         root = np.sqrt(np.maximum(linear**2 - 4.0 * slope * prefill * flight, 0.0))
         return np.asarray(2.0 * flight / (linear + root))
 
+    def possible(self) -> NDArray[np.bool_]:
+        """Whether one request alone meets TTFT and TPOT, shape (n,): without that no batch does."""
+        one = np.ones((self.chunk_counts.size, 1))
+        prefill = self.chunks * self.server.mixed_step_ms(one, one, self.chunks) + self.prefix_load_ms
+        good = prefill <= self.targets.ttft_ms
+        if self.server.site.lengths.decode_tokens > 0:
+            step = self.server.decode_step_ms(one, one)
+            good &= step <= self.targets.tpot_ms * self.server.site.tokens_per_step
+        return np.asarray(good[:, 0])
+
     def within(self, slots: IntArray, rate: FloatArray | None = None) -> NDArray[np.bool_]:
         """Whether TTFT and TPOT hold at the rate that fills the slots; slots below 1 count as 1."""
         wanted = np.asarray(np.maximum(slots, 1), dtype=float)
@@ -211,7 +221,11 @@ def serve_options(
             rates = Rates(server.take(rows), targets, chunks, prefix_load_ms(server))
             none = np.zeros(cap.size)
             last = classes(cap, rates.server.parts)
-            candidates.append(_Candidates(family, rates, cap, rows, np.zeros_like(cap), last + 1, none, none))
+            every = _Candidates(family, rates, cap, rows, np.zeros_like(cap), last + 1, none, none)
+            possible = np.flatnonzero(rates.possible())
+            rejected["TTFT or TPOT"] += cap.size - possible.size
+            if possible.size:
+                candidates.append(every.take(possible))
     for points in NARROWINGS:
         candidates = [each.narrowed(points) for each in candidates]
         if prune:
@@ -248,7 +262,12 @@ class _Candidates:
         return _Candidates(
             self.family,
             self.rates.take(rows),
-            *(column[rows] for column in (self.cap, self.origin, self.low, self.high, self.low_rate, self.high_rate)),
+            self.cap[rows],
+            self.origin[rows],
+            self.low[rows],
+            self.high[rows],
+            self.low_rate[rows],
+            self.high_rate[rows],
         )
 
     def narrowed(self, points: int) -> _Candidates:
