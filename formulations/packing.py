@@ -7,7 +7,8 @@ domains. A pool of G GPUs in domains of d holds q = G // d full domains and one 
 divisor chain (each divides the next). Then any integer counts with sum of GPUs <= G can be packed: place the items
 largest first. For a size s, all larger items and the domain are multiples of s, so the GPUs of items >= s are a
 multiple of s and, being <= G, are at most floor(G / s) s = (q d / s + floor((G - q d) / s)) s, the places of size s
-that exist once everything larger is placed on multiples of s. Whole-domain items are the case s = d.
+that exist once everything larger is placed on multiples of s. Whole-domain items are the case s = d. A pool of at most
+one domain needs nothing either: whatever sums to G fits it.
 
 **Otherwise**, per pool g, with J the maximal multisets (patterns) of item sizes that fit a full domain, J' those that
 fit the remainder, a[j, i] the count of item type i in pattern j::
@@ -44,7 +45,8 @@ def needs_patterns(problem: Problem, items: IntArray, item_pool: IntArray, item_
     for pool, domain in enumerate(problem.pool_domain.tolist()):
         sizes = np.unique(item_gpus[used & (item_pool == pool) & (item_gpus <= domain)]).tolist()
         chain = [*sizes, domain]
-        needed[pool] = any(larger % smaller for smaller, larger in pairwise(chain))
+        broken = any(larger % smaller for smaller, larger in pairwise(chain))
+        needed[pool] = broken and problem.pool_gpus[pool] > domain
     return needed
 
 

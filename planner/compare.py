@@ -16,7 +16,7 @@ from planner.variant import Clock, in_modes, inapplicable, respond, with_slo
 from specs.comparison import COMPARISON_SCHEMA, Comparison, ModeResult, ParetoPoint
 from specs.errors import SpecError
 from specs.objective import Objective
-from specs.plan import Plan, PoolPlan, Relaxation, Role, Status
+from specs.plan import Plan, PoolPlan, Relaxation, Status
 from specs.service import Mode, Phase
 
 PARETO_POINTS = 8
@@ -78,18 +78,24 @@ def compare_modes(
         notes += left_out
     results = []
     for mode in modes:
-        plan = plans.get(mode)
-        common = {"mode": mode, "plan": plan, "pareto": curves.get(mode, ())}
+        plan, value, changes = plans.get(mode), values.get(mode), tuple(relaxed.get(mode, ()))
         if plan is None:
             reason = _dead_from_the_start(space, mode) or ""
-            results.append(ModeResult(mode=mode, status=Status.INFEASIBLE, reason=reason))
-        elif mode in values and best is not None:
-            reason = _found_reason(plan, mode, best, values[mode], values[best], maximizing=maximizing)
-            results.append(ModeResult(status=plan.status, value=values[mode], reason=reason, **common))
+        elif value is None or best is None:
+            reason = _dead_reason(plan, spaces[mode], changes)
         else:
-            reason = _dead_reason(plan, spaces[mode], relaxed.get(mode, []))
-            changes = tuple(relaxed.get(mode, []))
-            results.append(ModeResult(status=plan.status, reason=reason, relaxations=changes, **common))
+            reason = _found_reason(plan, mode, best, value, values[best], maximizing=maximizing)
+        results.append(
+            ModeResult(
+                mode=mode,
+                status=Status.INFEASIBLE if plan is None else plan.status,
+                value=value,
+                plan=plan,
+                reason=reason,
+                relaxations=changes,
+                pareto=curves.get(mode, ()),
+            )
+        )
     return Comparison(
         schema=COMPARISON_SCHEMA,
         objective=space.scenario.objective,
@@ -264,8 +270,7 @@ def layout_words(plan: Plan) -> str:
 
 def _pool_words(pool: PoolPlan) -> str:
     degrees = {"tp": pool.tp, "dp": pool.dp, "ep": pool.ep, "moe_tp": pool.moe_tp, "pp": pool.pp}
-    shown = {name: value for name, value in degrees.items() if value > 1 and (pool.role is not Role.FFN or name != "tp")}
-    text = " ".join(f"{name}{value}" for name, value in shown.items()) or "1 GPU"
-    if pool.role is not Role.FFN and pool.microbatches > pool.pp:
+    text = " ".join(f"{name}{value}" for name, value in degrees.items() if value > 1) or "1 GPU"
+    if pool.microbatches > pool.pp:
         text += f", {pool.microbatches} micro-batches"
     return f"{pool.replicas} x {pool.role.value} ({text}) on {pool.gpu_pool}"

@@ -160,13 +160,14 @@ def _sides(part: ServiceSpace, solved: Solved, deployment: Deployment) -> list[B
     for path, rate in solution.rate_rps.items():
         if path[0] != part.index or modes[path[1]] is not deployment.mode or rate <= 0.0:
             continue
-        capacity: Counter[int] = Counter()
+        capacity: dict[int, float] = {}
         for row, servers in solution.replicas.items():
             if (int(options.service[row]), int(options.mode[row]), int(options.level[row])) == path:
-                capacity[int(options.role[row])] += servers * float(options.rate_rps[row])
-        for role, what in ((TableRole.PREFILL, "prefill capacity"), (TableRole.DECODE, "decode capacity")):
-            if int(role) in capacity and rate >= capacity[int(role)] * (1.0 - FULL):
-                other = TableRole.DECODE if role is TableRole.PREFILL else TableRole.PREFILL
+                role = int(options.role[row])
+                capacity[role] = capacity.get(role, 0.0) + servers * float(options.rate_rps[row])
+        both = (TableRole.PREFILL, TableRole.DECODE)
+        for side, other, what in ((*both, "prefill capacity"), (*both[::-1], "decode capacity")):
+            if int(side) in capacity and rate >= capacity[int(side)] * (1.0 - FULL):
                 spare = capacity[int(other)] / rate - 1.0
                 detail = f"{rate:.4g} requests/s; the other side could do {spare:.1%} more"
                 found[what] = Binding(what=what, detail=detail)
@@ -185,13 +186,13 @@ def _demand(space: Space, part: ServiceSpace, plan: Plan) -> list[Binding]:
 def _fabric(space: Space, part: ServiceSpace, solved: Solved) -> list[Binding]:
     """Pools of this service whose oversubscribed fabric is full, and the closed loop's requests in flight."""
     tables, solution = solved.tables, solved.solution
-    capacity: Counter[tuple[tuple[int, int, int], int]] = Counter()
     options = tables.options
+    capacity: dict[tuple[tuple[int, int, int], int], float] = {}
     kinds = {}
     for row, servers in solution.replicas.items():
         path = (int(options.service[row]), int(options.mode[row]), int(options.level[row]))
         kinds[row] = (path, int(options.role[row]))
-        capacity[kinds[row]] += servers * float(options.rate_rps[row])
+        capacity[kinds[row]] = capacity.get(kinds[row], 0.0) + servers * float(options.rate_rps[row])
     traffic = np.zeros(len(space.pools))
     in_flight = 0.0
     mine = np.zeros(len(space.pools), dtype=bool)

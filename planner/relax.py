@@ -21,6 +21,7 @@ from planner.costs.worker import Worker
 from planner.options import prefill, serve
 from planner.options.decode import DECODE_STEP_TOKENS
 from planner.options.server import Server
+from planner.options.targets import Targets
 from planner.options.times import DecodeTimes
 from planner.solve import Progress, solve
 from planner.space import ServiceSpace, Slowdown, Space
@@ -78,8 +79,10 @@ def relaxations(
     """
     found: list[Relaxation] = []
     missing: list[str] = []
+    dead = _dead_alone(space, clock, slowdown)
     for part in space.services:
         modes = part.service.modes
+        others = [name for name in dead if name != part.service.name]
         for number, mode in enumerate(modes):
             reason = inapplicable(part, mode)
             one = in_modes(space, {part.index: (mode,)})
@@ -89,8 +92,11 @@ def relaxations(
                 current = case.current(name)
                 if current is None:
                     continue
-                if reason is not None:
-                    found.append(case.answer(name, current, None, confirmed=False, detail=reason))
+                why = reason
+                if why is None and others and name in ("ttft", "tpot"):
+                    why = f"{', '.join(others)} would have no plan even alone"
+                if why is not None:
+                    found.append(case.answer(name, current, None, confirmed=False, detail=why))
                     continue
                 try:
                     found.append(case.relax(name, current))
@@ -98,6 +104,21 @@ def relaxations(
                     missing.append(f"{part.service.name} {mode.value} {WORDS[name]}")
     notes = [f"time ran out before these changes were found: {', '.join(missing)}"] if missing else []
     return found, notes
+
+
+def _dead_alone(space: Space, clock: Clock, slowdown: Slowdown) -> list[str]:
+    """Names of the services, where there are several, that have no plan even if the whole cluster is theirs."""
+    if len(space.services) == 1:
+        return []
+    dead = []
+    for part in space.services:
+        alone = space.scenario.model_copy(update={"services": (part.service,)})
+        solution = solve(
+            Space.of(alone, space.pools, slowdown), gap=FEASIBILITY_GAP, time_limit_s=clock.left_s
+        ).solution
+        if solution.status == "infeasible":
+            dead.append(part.service.name)
+    return dead
 
 
 def words(relaxation: Relaxation) -> str:
@@ -118,6 +139,7 @@ class _Case:
         clock: of all questions together.
         slowdown: factors on times.
         progress: told of every question.
+        asked: the space whose least latencies were asked last, and these.
     """
 
     space: Space
@@ -126,6 +148,7 @@ class _Case:
     clock: Clock
     slowdown: Slowdown
     progress: Progress | None
+    asked: tuple[Space, tuple[float | None, float | None]] | None = None
 
     @property
     def part(self) -> ServiceSpace:
@@ -172,7 +195,8 @@ class _Case:
         limit = LARGEST_FACTOR[name]
         between = smallest(lambda factor: self._feasible(self.eased(name, factor)), self._guess(name), limit)
         if between is None:
-            why = self._why(self.space if name == "tpot" else self.eased(name, limit), name)
+            held = least_gpus(self.part, self.mode) is not None
+            why = self._why(self.space if held and name != "network" else self.eased(name, limit), name)
             detail = f"not even {_limit_words(name, current * limit)} helps alone{why}"
             return self.answer(name, current, None, confirmed=False, detail=detail)
         low, high = between
@@ -195,11 +219,11 @@ class _Case:
             }
         )
         last = factors[-1] if factors else 1.0
-        position = None
-        if not self._far(self.eased("gpus", last)):
+        position, largest = None, self.eased("gpus", last)
+        if not self._far(largest):
             position = smallest_index(lambda i: self._feasible(self.eased("gpus", factors[i])), len(factors))
         if position is None:
-            why = self._why(self.eased("gpus", last), "gpus")
+            why = self._why(largest, "gpus")
             return self.answer(
                 "gpus", current, None, confirmed=False, detail=f"not even {self._count(last)} GPUs help alone{why}"
             )
@@ -248,13 +272,24 @@ class _Case:
             raise OutOfTimeError
         return solution.found
 
+    def _least(self, space: Space) -> tuple[float | None, float | None]:
+        """Least TTFT and least TPOT of the case's service, remembered for the space that was asked last."""
+        if self.asked is None or self.asked[0] is not space:
+            part = space.services[self.index]
+            self.asked = space, least_latencies(part, self.mode, ttft_ms=math.inf, tpot_ms=math.inf)
+        return self.asked[1]
+
     def _far(self, space: Space) -> bool:
-        """Whether even with nearly no load every server is far from the SLO, so that a large problem is not worth it."""
-        part = space.services[self.index]
-        ttft, tpot = least_latencies(part, self.mode, ttft_ms=math.inf, tpot_ms=math.inf)
-        if ttft is None or tpot is None:
-            return True
-        return ttft > FAR * part.targets.ttft_ms or tpot > FAR * part.targets.tpot_ms
+        """Whether some service's servers are all far from its SLO even with nearly no load: nothing need be solved."""
+        for part in space.services:
+            if part.index == self.index:
+                least = [self._least(space)]
+            else:
+                modes = [mode for mode in part.service.modes if inapplicable(part, mode) is None]
+                least = [least_latencies(part, mode, ttft_ms=math.inf, tpot_ms=math.inf) for mode in modes]
+            if all(_beyond(each, part.targets) for each in least):
+                return True
+        return False
 
     def _why(self, space: Space, name: Name) -> str:
         """What else keeps the mode from serving, with nearly no load, in words."""
@@ -268,7 +303,7 @@ class _Case:
         there = sum(pool.count for pool in space.pools if pool.name in own)
         if gpus > there:
             short.append(f"its smallest servers take {gpus} GPUs, and there are {there}")
-        ttft, tpot = least_latencies(part, self.mode, ttft_ms=math.inf, tpot_ms=math.inf)
+        ttft, tpot = self._least(space)
         for what, least, limit in (("TTFT", ttft, targets.ttft_ms), ("TPOT", tpot, targets.tpot_ms)):
             if least is not None and least > limit and what.lower() != name:
                 short.append(f"the least {what} of any server is {least:.4g} ms, of {limit:.4g} ms allowed")
@@ -286,6 +321,12 @@ class _Case:
             least = least_latencies(part, self.mode, ttft_ms=targets.ttft_ms, tpot_ms=math.inf)[1]
             return None if least is None else least / targets.tpot_ms
         return least_memory_factor(part, self.mode) if name == "memory" else None
+
+
+def _beyond(least: tuple[float | None, float | None], targets: Targets) -> bool:
+    """Whether least latencies are far beyond an SLO, or there are none."""
+    ttft, tpot = least
+    return ttft is None or tpot is None or ttft > FAR * targets.ttft_ms or tpot > FAR * targets.tpot_ms
 
 
 def _nodes(pool: ResolvedPool, factor: float) -> int:

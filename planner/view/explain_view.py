@@ -108,29 +108,51 @@ def _what_ifs(plan: Plan, what_ifs: Sequence[WhatIf]) -> Table:
     return table
 
 
-def relaxation_table(relaxations: Sequence[Relaxation]) -> Table:
-    """Draw the smallest change of each dimension that makes each mode feasible."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    named = any(relaxation.service for relaxation in relaxations)
-    if named:
-        table.add_column("service", overflow="fold")
-    table.add_column("mode", no_wrap=True)
-    table.add_column("dimension", no_wrap=True)
-    table.add_column("now -> needed", justify="right", no_wrap=True)
-    table.add_column("confirmed", no_wrap=True)
-    table.add_column("detail", overflow="fold", style="dim")
-    for relaxation in relaxations:
-        needed = "nothing suffices" if relaxation.needed is None else f"{number(relaxation.needed)} {relaxation.unit}"
-        confirmed = Text("by solves", style="green") if relaxation.confirmed else Text("no", style="yellow")
-        table.add_row(
-            *([relaxation.service or "all"] if named else []),
-            MODE_NAMES[relaxation.mode.value],
-            {"ttft": "TTFT", "tpot": "TPOT", "gpus": "GPUs"}.get(relaxation.dimension, relaxation.dimension),
-            f"{number(relaxation.current)} -> {needed}",
-            Text("") if relaxation.needed is None and not relaxation.confirmed else confirmed,
-            relaxation.detail,
-        )
+def relaxation_table(relaxations: Sequence[Relaxation]) -> RenderableType:
+    """Draw the smallest change of each dimension that makes each mode feasible, mode by mode.
+
+    Dimensions of one mode that fail for the same reason share a row.
+    """
+    named = len({relaxation.service for relaxation in relaxations}) > 1
+    parts: list[RenderableType] = []
+    heading = ""
+    for alike in _alike(relaxations):
+        first = alike[0]
+        mode = MODE_NAMES[first.mode.value]
+        title = f"{first.service or 'all services'}: {mode}" if named else mode
+        if title != heading:
+            heading = title
+            parts.append(Text(title, style="italic"))
+            parts.append(table := _relaxation_grid())
+        dimensions = ", ".join(_DIMENSIONS.get(each.dimension, each.dimension) for each in alike)
+        if first.needed is None:
+            change = Text("nothing suffices", style="red")
+        else:
+            change = Text(f"{number(first.current)} -> {number(first.needed)} {first.unit}", style="green")
+            change.append(" confirmed" if first.confirmed else " not confirmed", style="dim")
+        table.add_row("", dimensions, change, first.detail)
+    return Group(*parts)
+
+
+def _relaxation_grid() -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
+    table.add_column(width=1)
+    table.add_column(width=10, overflow="fold")
+    table.add_column(width=26, overflow="fold")
+    table.add_column(overflow="fold", style="dim", ratio=1)
     return table
+
+
+_DIMENSIONS = {"ttft": "TTFT", "tpot": "TPOT", "gpus": "GPUs"}
+
+
+def _alike(relaxations: Sequence[Relaxation]) -> list[list[Relaxation]]:
+    """Relaxations in order; those of one service and mode that nothing satisfies, for the same reason, together."""
+    groups: dict[tuple[object, ...], list[Relaxation]] = {}
+    for number_, each in enumerate(relaxations):
+        own = () if each.needed is None else (number_,)
+        groups.setdefault((each.service, each.mode, each.detail if each.needed is None else "", *own), []).append(each)
+    return list(groups.values())
 
 
 def _written(value: str | int | float | tuple[str | int | float, ...]) -> str:

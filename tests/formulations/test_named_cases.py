@@ -69,10 +69,12 @@ def test_an_item_larger_than_a_domain_takes_whole_domains():
     [([1, 2, 8], 8, False), ([3, 6], 12, False), ([2, 3], 12, True), ([48], 72, True), ([8, 24, 16], 8, False)],
 )
 def test_patterns_are_needed_unless_sizes_form_a_divisor_chain(sizes, domain, expected):
-    made = problem(pool_domain=[domain])
+    made = problem(pool_domain=[domain], pool_gpus=[2 * domain])
     items = np.eye(len(sizes), dtype=np.int64)
     needed = needs_patterns(made, items, np.zeros(len(sizes), dtype=np.int64), np.array(sizes))
     assert needed.tolist() == [expected]
+    one_domain = problem(pool_domain=[domain], pool_gpus=[domain])
+    assert needs_patterns(one_domain, items, np.zeros(len(sizes), dtype=np.int64), np.array(sizes)).tolist() == [False]
 
 
 def test_maximal_patterns():

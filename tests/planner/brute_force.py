@@ -37,6 +37,7 @@ WAIT_PROBABILITY = 0.00148  # Halfin-Whitt at three standard deviations: 1 / (1 
 DECODE_TOKENS = 512.0  # tokens on a rank for which a decode step reserves activations
 BISECTIONS = 50
 CLOSE = 1e-12
+INVERSE = 1e-9  # of a utilisation, to which `largest_utilisation` is believed
 
 Item = tuple[int, int]  # pool, GPUs
 Footprint = tuple[tuple[Item, int], ...]
@@ -364,9 +365,9 @@ def check_inverse(ask: Ask, busy: np.ndarray, room: np.ndarray, batch: np.ndarra
     busy, room, batch, time = busy[sample], room[sample], batch[sample], time[sample]
     wait = prefill_wait_ms(busy, batch, time, ask.queue_cv, ask.statistic)
     assert np.all((wait <= room * (1 + 1e-9)) | (busy == 0.0))
-    more = busy + 1e-7 * (1.0 - busy)
+    more = np.minimum(busy + INVERSE, 1.0 - 1e-12)
     wait = prefill_wait_ms(more, batch, time, ask.queue_cv, ask.statistic)
-    assert np.all((wait >= room * (1 - 1e-9)) | (busy > 1.0 - 1e-6))
+    assert np.all((wait >= room * (1 - 1e-9)) | (busy > 1.0 - 10 * INVERSE))
 
 
 def prefill(ask: Ask, sites: Sequence[Site]) -> PrefillRows:
@@ -590,6 +591,8 @@ def optimum(scenario: Scenario) -> float | None:
     """The optimal objective of a scenario with one or two services, or None where no plan exists."""
     pools = [resolve_pool(pool) for pool in scenario.cluster.pools]
     given = [raw(service, pools) for service in scenario.services]
+    if not all(each.footprints for each in given):
+        return None
     space = Placements(pools, {item for each in given for items in each.footprints for item, _ in items})
     maximizing = scenario.objective.maximizing
     alone = len(given) == 1 and maximizing
@@ -612,7 +615,7 @@ def optimum(scenario: Scenario) -> float | None:
         "gpus": [1.0] * len(pools),
         "power": [pool.power_w_per_gpu * 1e-3 for pool in pools],
     }[scenario.objective.quantity]
-    cost = space.counts @ np.array([price[pool] * size for pool, size in space.kinds]) if space.kinds else np.zeros(0)
+    cost = space.counts @ np.array([price[pool] * size for pool, size in space.kinds])
     enough = [
         rate >= each.ask.service.demand_rps * (1 - 1e-9) for each, rate in zip(given, rates, strict=True)
     ]

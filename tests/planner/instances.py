@@ -10,9 +10,8 @@ from specs.scenario import Scenario
 from specs.service import Mode
 
 DENSE = ("meta-llama/Llama-3.1-8B", "Qwen/Qwen3-32B")
-SPARSE = ("Qwen/Qwen3-30B-A3B", "openai/gpt-oss-120b", "mistralai/Mixtral-8x7B-Instruct-v0.1")
+SPARSE = ("Qwen/Qwen3-30B-A3B", "openai/gpt-oss-120b", "mistralai/Mixtral-8x7B-v0.1")
 STATISTICS = ("mean", "mean", "p90", "p99")
-LOOSE, STRICT, HOPELESS = 0, 1, 2
 
 
 def scenario(number: int) -> Scenario:
@@ -55,10 +54,10 @@ def _service(rng: np.random.Generator, name: str, modes: list[Mode], *, small: b
     model = str(rng.choice(DENSE if small else (*DENSE, *SPARSE)))
     if Mode.AFD in modes or Mode.PREFILL_DECODE_AFD in modes:
         model = str(rng.choice(SPARSE))
-    tight = int(rng.choice([LOOSE, LOOSE, STRICT, STRICT, STRICT, HOPELESS], p=None))
     tokens = int(rng.choice([1000, 4000, 8000, 20_000, 50_000]))
-    per_token = {LOOSE: 200.0, STRICT: float(rng.uniform(12, 50)), HOPELESS: 0.6}[tight]
-    first = {LOOSE: 30_000.0, STRICT: float(rng.uniform(0.04, 0.4) * tokens + 60), HOPELESS: 400.0}[tight]
+    loose, strict = (30_000.0, 200.0), (float(rng.uniform(0.04, 0.4) * tokens + 60), float(rng.uniform(12, 50)))
+    hopeless = 0.6
+    first, per_token = [loose, (strict[0], loose[1]), strict, strict, strict, (strict[0], hopeless)][int(rng.integers(6))]
     workload: dict[str, Any] = {"input_tokens": tokens, "output_tokens": int(rng.choice([64, 300, 1000, 4000]))}
     if rng.random() < 0.3:
         workload["prefix_tokens"] = int(rng.choice([500, 4000]))
