@@ -290,7 +290,9 @@ def budget() -> str:
             if not found.services:
                 first, _ = least_latencies(part(name), mode, ttft_ms=math.inf, tpot_ms=part(name).targets.tpot_ms)
                 least = "-" if first is None else f"{first:.1f}"
-                rows.append([name, MODE_WORDS[mode], "no plan; the fastest server, empty", *[""] * 4, least, f"{limit:g}"])
+                rows.append(
+                    [name, MODE_WORDS[mode], "no plan; the fastest server, empty", *[""] * 4, least, f"{limit:g}"]
+                )
                 continue
             (deployment, *_) = found.services[0].deployments
             parts = ttft_parts(part(name), deployment)
@@ -298,7 +300,17 @@ def budget() -> str:
                 raise RuntimeError(f"{name} {mode}: parts add up to {parts.whole}, the plan says {deployment.ttft_ms}")
             figures = (parts.wait, parts.prefill, parts.transfer, parts.decode, parts.whole)
             rows.append([name, MODE_WORDS[mode], parts.path, *(f"{figure:.1f}" for figure in figures), f"{limit:g}"])
-    header = ["scenario", "mode", "slowest path", "wait ms", "prefill ms", "transfer ms", "decode ms", "TTFT ms", "SLO ms"]
+    header = [
+        "scenario",
+        "mode",
+        "slowest path",
+        "wait ms",
+        "prefill ms",
+        "transfer ms",
+        "decode ms",
+        "TTFT ms",
+        "SLO ms",
+    ]
     return table(header, rows, numbers=range(3, 9))
 
 

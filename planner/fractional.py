@@ -25,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from formulations import dominance, piecewise
+from formulations.piecewise import CurveTable
 from formulations.solution import Solution
-from formulations.table import Role
+from formulations.table import OptionTable, Role
 from planner.costs.linear import FloatArray
 from planner.curves import curve_table, even_server, steps_per_request
 from planner.options.block import Family, OptionBlock
@@ -40,14 +41,14 @@ from planner.options.targets import Targets
 from planner.options.times import DecodeTimes
 from planner.solve import SOLVER_SHARE, Solved, solve
 from planner.space import Group, HandOver, ModeOptions, ServiceSpace, Space
-from planner.table import fabric_limit
+from planner.table import Tables, fabric_limit
 from specs.plan import Plan, Status
 from specs.service import Mode, Phase
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-SMALL_POINTS = 4
+SMALL_POINTS = 8
 """Batches tried between one slot per replica and one request per part."""
 
 NARROWING_POINTS = 10
@@ -60,6 +61,9 @@ SPACE_WORDS = "decode alone: every real number that TPOT, TTFT and memory allow;
 
 NARROWINGS = 13
 """Times that it is cut: to 1e-13 of its width."""
+
+PRUNINGS = 4
+"""Times that servers are pruned by what the brackets bound; narrower ones tell hardly more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +115,13 @@ class _Range:
         low = np.where(last >= 0, self.batch[rows, np.maximum(last, 0)], 0.0)
         return low, self.batch[rows, np.minimum(last + 1, columns - 1)]
 
+    @property
+    def least_first_ms(self) -> float:
+        """A lower bound on the decode part of TTFT: its steps with one request in flight, without a wait."""
+        server = self.times.server
+        one = np.ones((server.copies.size, 1))
+        return float(server.site.engine.first_token_steps * server.decode_step_ms(one, one).min())
+
     def latencies(self, rows: IntArray) -> DecodeTimes:
         """Latencies of some servers."""
         return DecodeTimes(self.times.server.take(rows), self.times.targets)
@@ -134,16 +145,10 @@ class _Range:
         times, copies = self.latencies(rows), self.times.server.copies[rows]
         tpot, first = _latencies(times, batch[:, None])
         # NICs that carry no more leave slots empty: the batch is smaller, the slots and so the wait for one remain.
-        nics = self.nic_rps[rows]
-
-        def carried(cut: FloatArray) -> BoolArray:
-            return np.asarray(_free_rate_rps(times, cut) <= nics[:, None])
-
-        cut = carried(batch[:, None])[:, 0]
-        low, high = np.where(cut, batch, 0.0), batch
-        for _ in range(NARROWINGS):
-            low, high = _narrowed(carried, low, high)
-        batch = np.where(cut, batch, low)
+        batch = batch.copy()
+        over = np.flatnonzero(_free_rate_rps(times, batch[:, None])[:, 0] > self.nic_rps[rows])
+        if over.size:
+            batch[over] = self._cut(rows[over], batch[over])
         mean = batch / copies
         slots = slots_of(batch, times.targets.arrival_cv) / copies
         return OptionBlock.of(
@@ -159,6 +164,18 @@ class _Range:
             tpot_ms=tpot[:, 0],
             residency_s=1e-3 * _stay_ms(times, batch[:, None])[:, 0],
         )
+
+    def _cut(self, rows: IntArray, batch: FloatArray) -> FloatArray:
+        """Largest batches below `batch`, which is too large, whose rate the NICs carry."""
+        times, nics = self.latencies(rows), self.nic_rps[rows]
+
+        def carried(cut: FloatArray) -> BoolArray:
+            return np.asarray(_free_rate_rps(times, cut) <= nics[:, None])
+
+        low, high = np.zeros(rows.size), batch
+        for _ in range(NARROWINGS):
+            low, high = _narrowed(carried, low, high)
+        return low
 
 
 def slots_of(batch: FloatArray, arrival_cv: float) -> FloatArray:
@@ -226,7 +243,7 @@ class CurveSide(DecodeSide):
         block = self.within(math.inf)
         if not len(block):
             return None
-        return min(float(each.first_ms.min()) for each in self._ranges), float(block.ttft_ms.max())
+        return min(each.least_first_ms for each in self._ranges), float(block.ttft_ms.max())
 
     def _find(self, limits_ms: Sequence[float]) -> None:
         """Search the largest batches for several limits at once."""
@@ -234,14 +251,14 @@ class CurveSide(DecodeSide):
         limit_of = np.repeat(np.arange(len(limits_ms)), [each[0].size for each in open_])
         server, low, high = (np.concatenate([each[i] for each in open_] or [np.zeros(0)]) for i in range(3))
         server = server.astype(np.int64)
-        for _ in range(NARROWINGS):
-            keep = self._needed(limit_of, server, low, high)
-            limit_of, server, low, high = limit_of[keep], server[keep], low[keep], high[keep]
-            for each, rows, mine in self._by_range(server):
+        for number in range(NARROWINGS):
+            if number < PRUNINGS:
+                keep = self._needed(limit_of, server, low, high)
+                limit_of, server, low, high = limit_of[keep], server[keep], low[keep], high[keep]
+            for each, first, mine in self._by_range(server):
                 mine = mine[high[mine] > low[mine]]
-                rows = server[mine] - rows
                 if mine.size:
-                    holds = each.feasible(rows, np.asarray(limits_ms, dtype=float)[limit_of[mine]])
+                    holds = each.feasible(server[mine] - first, np.asarray(limits_ms, dtype=float)[limit_of[mine]])
                     low[mine], high[mine] = _narrowed(holds, low[mine], high[mine])
         keep = self._needed(limit_of, server, low, low)
         limit_of, server, low = limit_of[keep], server[keep], low[keep]
@@ -282,6 +299,11 @@ class CurveSide(DecodeSide):
         return keep
 
 
+def continuous(part: ServiceSpace) -> bool:
+    """Whether the decode servers of a service have curves."""
+    return steps_per_request(part) > 0.0 and not part.closed_loop
+
+
 @dataclass(frozen=True, eq=False)
 class FractionalService(ServiceSpace):
     """What one service may run on, with fractional batches where it decodes alone."""
@@ -292,21 +314,11 @@ class FractionalService(ServiceSpace):
         rejected = {mode: Counter[str]() for mode in part.rejected}
         return FractionalService(part.index, part.service, part.sites, part.targets, part.workers, part.units, rejected)
 
-    @property
-    def continuous(self) -> bool:
-        """Whether its decode servers have curves."""
-        return steps_per_request(self) > 0.0 and not self.closed_loop
-
-    def decodes_alone(self, group: Group) -> bool:
-        """Whether the servers of one of its groups have curves."""
-        phase = Role.SERVE if self.service.phase is Phase.DECODE else Role.DECODE
-        return self.continuous and group.role is phase
-
     def groups(self, mode: Mode, *, prune: bool = True) -> ModeOptions | HandOver:
         """The options of a mode, decode servers at their largest batches; the arguments of `ServiceSpace.groups`."""
         prune = prune and not any(math.isfinite(fabric_limit(site.pool)) for site in self.sites)
         hands_over = mode in (Mode.PREFILL_DECODE, Mode.PREFILL_DECODE_AFD)
-        if not self.continuous or self.service.phase is Phase.PREFILL:
+        if not continuous(self) or self.service.phase is Phase.PREFILL:
             return super().groups(mode, prune=prune)
         if self.service.phase is Phase.DECODE and not hands_over:
             block = CurveSide(self.servers(mode), self.targets, 0.0, prune=prune).at([NO_LEVEL])
@@ -322,6 +334,30 @@ class FractionalService(ServiceSpace):
                 CurveSide(self.servers(mode), self.targets, transfer.bytes_per_request, prune=prune),
             )
         return super().groups(mode, prune=prune)
+
+
+def fractional_space(space: Space) -> Space:
+    """The same space, with every continuous server at its largest batch."""
+    return replace(space, services=tuple(FractionalService.like(part) for part in space.services))
+
+
+def with_curves(space: Space, tables: Tables) -> tuple[OptionTable, CurveTable]:
+    """What `formulations.piecewise` is given: options of fixed batch, and curves.
+
+    Args:
+        space: the declared space.
+        tables: of a fractional space. Rows that others replace at their largest batch are dropped first, which is
+            what the formulation does with their curves.
+    """
+    kept = dominance.prune(tables.problem, tables.options)
+    curved = [_decodes_alone(space.services[group.service], group) for group in tables.groups]
+    on_curve = np.array(curved, dtype=np.bool_)[tables.group[kept]]
+    return tables.options.take(kept[~on_curve]), curve_table(space, tables, kept[on_curve])
+
+
+def _decodes_alone(part: ServiceSpace, group: Group) -> bool:
+    alone = Role.SERVE if part.service.phase is Phase.DECODE else Role.DECODE
+    return continuous(part) and group.role is alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -348,19 +384,10 @@ def solve_fractional(space: Space, *, gap: float, time_limit_s: float) -> Fracti
         time_limit_s: wall clock for everything.
     """
     end = perf_counter() + time_limit_s
-    services = tuple(FractionalService.like(part) for part in space.services)
-    levels = solve(replace(space, services=services), gap=gap, time_limit_s=time_limit_s)
-    tables = levels.tables
-    kept = dominance.prune(tables.problem, tables.options)
-    continuous = np.array([services[group.service].decodes_alone(group) for group in tables.groups], dtype=np.bool_)
-    on_curve = continuous[tables.group[kept]]
-    solution = piecewise.solve(
-        tables.problem,
-        tables.options.take(kept[~on_curve]),
-        curve_table(space, tables, kept[on_curve]),
-        gap=gap * SOLVER_SHARE,
-        time_limit_s=max(end - perf_counter(), 0.5),
-    )
+    levels = solve(fractional_space(space), gap=gap, time_limit_s=time_limit_s)
+    options, curves = with_curves(space, levels.tables)
+    left = max(end - perf_counter(), 0.5)
+    solution = piecewise.solve(levels.tables.problem, options, curves, gap=gap * SOLVER_SHARE, time_limit_s=left)
     return Fractional(levels, solution, levels.bound)
 
 

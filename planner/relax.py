@@ -25,9 +25,10 @@ from planner.options.targets import Targets
 from planner.options.times import DecodeTimes
 from planner.solve import Progress, solve
 from planner.space import ServiceSpace, Slowdown, Space
-from planner.variant import HAND_OVER, Clock, grown, in_modes, inapplicable, replaced, respond, with_slo
+from planner.variant import HAND_OVER, Clock, in_modes, inapplicable, replaced, respond, with_slo
+from specs import catalog
 from specs.plan import Relaxation
-from specs.scenario import ResolvedPool
+from specs.scenario import Pool, ResolvedPool, resolve_pool
 from specs.service import Mode, Phase
 
 Name = Literal["ttft", "tpot", "memory", "gpus", "network"]
@@ -210,26 +211,19 @@ class _Case:
 
     def _relax_gpus(self, current: float) -> Relaxation:
         """GPUs come in whole nodes, in every pool that the service may use at the same proportion."""
-        most = max(MANY_GPUS, MANY_TIMES * current)
-        factors = sorted(
-            {
-                (pool.nodes + more) / pool.nodes
-                for pool in self._pools()
-                for more in range(1, 1 + int((min(LARGEST_FACTOR["gpus"], most / current) - 1.0) * pool.nodes + 1e-9))
-            }
-        )
+        most = min(max(MANY_GPUS, MANY_TIMES * current), LARGEST_FACTOR["gpus"] * current) / current
+        factors = sorted({size / pool.count for _, pool, sizes in self._growth(most) for size in sizes})
         last = factors[-1] if factors else 1.0
         position, largest = None, self.eased("gpus", last)
         if not self._far(largest):
             position = smallest_index(lambda i: self._feasible(self.eased("gpus", factors[i])), len(factors))
         if position is None:
-            why = self._why(largest, "gpus")
-            return self.answer(
-                "gpus", current, None, confirmed=False, detail=f"not even {self._count(last)} GPUs help alone{why}"
-            )
-        below = self._count(factors[position - 1]) if position else int(current)
-        detail = f"with {below} GPUs there is no plan: both were solved; whole nodes"
-        needed = float(self._count(factors[position]))
+            there = sum(site.pool.count for site in largest.services[self.index].sites)
+            detail = f"not even {there} GPUs help alone{self._why(largest, 'gpus')}"
+            return self.answer("gpus", current, None, confirmed=False, detail=detail)
+        steps = [self.eased("gpus", factors[at]) if at >= 0 else self.space for at in (position - 1, position)]
+        below, needed = (float(sum(site.pool.count for site in s.services[self.index].sites)) for s in steps)
+        detail = f"with {below:.0f} GPUs there is no plan: both were solved; in whole nodes"
         return self.answer("gpus", current, needed, confirmed=True, detail=detail)
 
     # -- variants ------------------------------------------------------------------------------------------------
@@ -253,14 +247,18 @@ class _Case:
                 wider = {key: getattr(pool, key) * factor for key in ("scale_out_gbit_per_s", "scale_up_gbyte_per_s")}
                 pools.append(pool.model_copy(update=wider))
             else:
-                pools.append(grown(given, pool, _nodes(pool, factor) * pool.gpus_per_node - pool.count))
+                count = next(size for size in sizes(given, pool, factor) if size >= pool.count * factor - 1e-9)
+                pools.append(resolve_pool(given.model_copy(update={"count": count})))
         return replaced(self.space, pools, self.slowdown)
 
     def _pools(self) -> list[ResolvedPool]:
         return [site.pool for site in self.part.sites]
 
-    def _count(self, factor: float) -> int:
-        return sum(_nodes(pool, factor) * pool.gpus_per_node for pool in self._pools())
+    def _growth(self, most: float) -> list[tuple[Pool, ResolvedPool, list[int]]]:
+        """The pools that the service may use, with the larger sizes that they may have."""
+        own = {pool.name for pool in self._pools()}
+        both = zip(self.space.scenario.cluster.pools, self.space.pools, strict=True)
+        return [(given, pool, sizes(given, pool, most)) for given, pool in both if pool.name in own]
 
     # -- questions -----------------------------------------------------------------------------------------------
 
@@ -329,8 +327,14 @@ def _beyond(least: tuple[float | None, float | None], targets: Targets) -> bool:
     return ttft is None or tpot is None or ttft > FAR * targets.ttft_ms or tpot > FAR * targets.tpot_ms
 
 
-def _nodes(pool: ResolvedPool, factor: float) -> int:
-    return math.ceil(pool.nodes * factor - 1e-9)
+def sizes(given: Pool, pool: ResolvedPool, most: float) -> list[int]:
+    """GPUs that a pool may have, up to `most` times what it has or the next size: parts of a node doubled, then nodes."""
+    node = given.gpus_per_node or catalog.gpu(given.gpu).gpus_per_node
+    found, count = [], pool.count
+    while count < pool.count * most - 1e-9:
+        count = min(2 * count, node) if count < node else count + node
+        found.append(count)
+    return found
 
 
 def _limit_words(name: Name, value: float) -> str:

@@ -84,7 +84,7 @@ class PoolPlan(Spec):
     """New tokens per step and replica; 0 where the role has no prefill."""
     microbatches: Annotated[int, Field(strict=True, ge=1, le=64), AS_WHOLE] = 1
     utilisation: Annotated[float, Field(strict=True, gt=0, le=1), AS_REAL]
-    """Request rate over the largest sustainable one."""
+    """Prefill: share of time that the pool computes. Other roles: mean requests in flight over `batch`."""
     unit: Name | None = None
     """Name of the AFD unit that the pool belongs to."""
     units: Count | None = None

@@ -87,7 +87,7 @@ def test_an_infeasible_plan_shows_every_relaxation() -> None:
         assert "INFEASIBLE" in text
         assert "15 -> 16.25 ms" in text
         assert "confirmed" in text
-        assert "50 -> nothing suffices" in text
+        assert "nothing suffices" in text
 
 
 def test_a_comparison_shows_every_mode() -> None:
