@@ -328,7 +328,7 @@ def _beyond(least: tuple[float | None, float | None], targets: Targets) -> bool:
 
 
 def sizes(given: Pool, pool: ResolvedPool, most: float) -> list[int]:
-    """GPUs that a pool may have, up to `most` times what it has or the next size: parts of a node doubled, then nodes."""
+    """GPUs that a pool may grow to, up to `most` times what it has or just over: a part of a node doubled, then nodes."""
     node = given.gpus_per_node or catalog.gpu(given.gpu).gpus_per_node
     found, count = [], pool.count
     while count < pool.count * most - 1e-9:

@@ -119,7 +119,9 @@ class _Search:
     def run(self) -> Solved:
         """Solve, split, solve again."""
         single = len(self._space.services) == 1 and len(self._space.pools) == 1 and self._refuse is None
-        by_knapsack = single and not np.isfinite(self._fabric_limits()).any() and not self._closed_loop()
+        split = any(part.service.split for part in self._space.services)
+        coupled = split or self._closed_loop() or bool(np.isfinite(self._fabric_limits()).any())
+        by_knapsack = single and not coupled
         best: tuple[Tables, Solution] | None = None
         bound = total = math.inf
         for number in range(MOST_ROUNDS):

@@ -210,7 +210,7 @@ class Certificate(Spec):
     gap_solver: NonNegative | None = None
     """The part that the solver left open."""
     gap_discretisation: NonNegative | None = None
-    """The part that grids (utilisation, lengths) left open."""
+    """The part that the grid of TTFT levels left open."""
     space: dict[str, str | int | float | tuple[str | int | float, ...]] = Field(default_factory=dict)
     """What was searched: layouts, batches, chunk sizes, levels."""
     measurement_error: NonNegative | None = None

@@ -30,6 +30,7 @@ from planner.options.search import NARROWINGS, around, batch_of, best_batches, c
 from planner.options.server import Server
 from planner.options.targets import Targets
 from planner.options.times import DecodeTimes
+from specs.service import Statistic
 
 IntArray = NDArray[np.int64]
 
@@ -124,11 +125,7 @@ class Rates:
         good = busy < 1.0
         if not math.isinf(targets.tpot_ms) and self.server.site.lengths.decode_tokens > 0:
             good &= self.tpot_ms(rate, decode, mixed) <= targets.tpot_ms
-        stay = self.server.site.lengths.decode_tokens * self._limit_step_ms(decode)
-        room = targets.ttft_ms - prefill - times.slot_wait_ms(wanted, stay) - self.prefix_load_ms
-        good &= room >= 0.0
-        queue = prefill_wait_ms(np.where(good, busy, 0.0), 1, prefill, targets.queue_cv, targets.statistic)
-        return np.asarray(good & (queue <= room))
+        return np.asarray(good & (self.ttft_ms(np.where(good, rate, 0.0), wanted, decode, mixed) <= targets.ttft_ms))
 
     def cap(self, slots: FloatArray) -> FloatArray:
         """Largest rate at which TTFT and TPOT hold; 0 where they do not hold even without load."""
@@ -137,21 +134,27 @@ class Rates:
         seen = times.seen(slots, mean)
         decode = self.server.decode_step_ms(seen, slots)
         mixed = self.server.mixed_step_ms(seen, slots, self.chunks)
-        prefill = self.chunks * mixed
-        stay = self.server.site.lengths.decode_tokens * self._limit_step_ms(decode)
-        wait = times.slot_wait_ms(slots, stay)
-        room = self.targets.ttft_ms - prefill - wait - self.prefix_load_ms
-        busy = largest_utilisation(
-            np.clip(room, 0.0, 1e12), 1, np.maximum(prefill, 1e-9), self.targets.queue_cv, self.targets.statistic
-        )
-        by_ttft = busy * self._lanes / np.maximum(prefill, 1e-9)
-        return np.minimum(by_ttft, self._tpot_cap(decode, mixed))
+        prefill = np.maximum(self.chunks * mixed, 1e-9)
+        room = np.clip(self.targets.ttft_ms - prefill - self.prefix_load_ms, 0.0, 1e12)
+        busy = largest_utilisation(room, 1, prefill, self.targets.queue_cv, self.targets.statistic)
+        high = np.minimum(busy * self._lanes / prefill, self._tpot_cap(decode, mixed))
+        if self.targets.statistic is not Statistic.MEAN or self.targets.arrival_cv == 0.0:
+            return np.asarray(high)
+        # The wait for a slot grows with the rate as well, since requests stay longer.
+        low = np.where(self.ttft_ms(high, slots, decode, mixed) <= self.targets.ttft_ms, high, 0.0)
+        for _ in range(BISECTIONS):
+            middle = 0.5 * (low + high)
+            good = self.ttft_ms(middle, slots, decode, mixed) <= self.targets.ttft_ms
+            low, high = np.where(good, middle, low), np.where(good, high, middle)
+        return low
 
-    def _limit_step_ms(self, decode: FloatArray) -> FloatArray:
-        """Longest mean step that TPOT allows, or the decode step where nothing bounds it."""
-        if math.isinf(self.targets.tpot_ms):
-            return decode
-        return np.full_like(decode, self.targets.tpot_ms * self.server.site.tokens_per_step)
+    def ttft_ms(self, rate: FloatArray, slots: FloatArray, decode: FloatArray, mixed: FloatArray) -> FloatArray:
+        """TTFT at the SLO's statistic for a rate in requests/ms: waits for a lane and a slot, prefix and prefill."""
+        targets, prefill = self.targets, self.chunks * mixed
+        stay = self.server.site.lengths.decode_tokens * self.tpot_ms(rate, decode, mixed)
+        busy = np.minimum(rate * prefill / self._lanes, 1.0 - 1e-12)
+        queue = prefill_wait_ms(busy, 1, prefill, targets.queue_cv, targets.statistic)
+        return np.asarray(queue + self._times.slot_wait_ms(slots, stay) + prefill + self.prefix_load_ms)
 
     def _tpot_cap(self, decode: FloatArray, mixed: FloatArray) -> FloatArray:
         """Largest rate at which TPOT holds and mixed steps do not exceed all steps (phi <= 1)."""

@@ -572,7 +572,9 @@ class Values:
             beats = ceiling > best * (1 + CLOSE)
             if self.only_best:
                 beats = ceiling > best.max() * (1 + CLOSE)
-            alive = [each for each, open_ in zip(stretches, beats.any(axis=1), strict=True) if open_ and each[0] < each[1]]
+            alive = [
+                each for each, open_ in zip(stretches, beats.any(axis=1), strict=True) if open_ and each[0] < each[1]
+            ]
             stretches = []
             for low, high in alive:
                 cuts = sorted({*np.linspace(low, high + 1, 7).astype(int).tolist()})
@@ -617,9 +619,7 @@ def optimum(scenario: Scenario) -> float | None:
         "power": [pool.power_w_per_gpu * 1e-3 for pool in pools],
     }[scenario.objective.quantity]
     cost = space.counts @ np.array([price[pool] * size for pool, size in space.kinds])
-    enough = [
-        rate >= each.ask.service.demand_rps * (1 - 1e-9) for each, rate in zip(given, rates, strict=True)
-    ]
+    enough = [rate >= each.ask.service.demand_rps * (1 - 1e-9) for each, rate in zip(given, rates, strict=True)]
     if len(enough) == 2:
         enough[0] = np.array([(enough[0][a] & enough[1][b]).any() for a, b in values.splits])
     return float(cost[enough[0]].min()) if enough[0].any() else None

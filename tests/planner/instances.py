@@ -57,7 +57,9 @@ def _service(rng: np.random.Generator, name: str, modes: list[Mode], *, small: b
     tokens = int(rng.choice([1000, 4000, 8000, 20_000, 50_000]))
     loose, strict = (30_000.0, 200.0), (float(rng.uniform(0.04, 0.4) * tokens + 60), float(rng.uniform(12, 50)))
     hopeless = 0.6
-    first, per_token = [loose, (strict[0], loose[1]), strict, strict, strict, (strict[0], hopeless)][int(rng.integers(6))]
+    first, per_token = [loose, (strict[0], loose[1]), strict, strict, strict, (strict[0], hopeless)][
+        int(rng.integers(6))
+    ]
     workload: dict[str, Any] = {"input_tokens": tokens, "output_tokens": int(rng.choice([64, 300, 1000, 4000]))}
     if rng.random() < 0.3:
         workload["prefix_tokens"] = int(rng.choice([500, 4000]))

@@ -84,6 +84,7 @@ def test_overlap_and_units_have_kinks_between_the_knots() -> None:
     for family, copies, count in ((worker, 1, 1), (AfdUnit.of(site, site, unit_layout), 5, 3)):
         found = curve(family, copies, count, 0.05, 20_000.0)
         known = knots(family, copies, count)
+        known = known[known > 0.0]
         distance = np.abs(found.batch[1:-1, None] / known[None, :] - 1.0).min(axis=1)
         assert (distance > 1e-6).any()
 
