@@ -179,7 +179,13 @@ def _used_paths(assembly: Assembly, chosen: np.ndarray, rate: FloatArray) -> lis
 
 
 def _trim(
-    assembly: Assembly, rows: IntArray, role_rows: IntArray, counts: IntArray, unit_rps: FloatArray, need: float, least: int
+    assembly: Assembly,
+    rows: IntArray,
+    role_rows: IntArray,
+    counts: IntArray,
+    unit_rps: FloatArray,
+    need: float,
+    least: int,
 ) -> None:
     """Drop replicas that a class can do without, the largest first; the last `least` of the role stay."""
     order = rows[np.lexsort((unit_rps[rows], -assembly.gpus[rows].sum(axis=1)))]

@@ -6,10 +6,10 @@ For every service s and its modes m (unit in brackets)::
     cModeRate[s, m, t]:  sum_{k in K(s, m)} rate[k, t]  <=  D[s, m] y[s, m]                             [requests/s]
     cServed[k, r, t]:    sum_{o in R(k, r)} n[o, t]  >=  N[s] w[k]  for every role r of path k         [replicas]
 
-D[s, m] is the link bound of `formulations.links`: the LP optimum of the mode alone on the whole cluster, or the demand
-where that is less. N[s] is the fewest replicas of a role (1 unless the service asks for more). cServed gives every role of a chosen path a replica, so that every service is served; replicas of
-paths that are not chosen carry nothing and are left out of the solution. A service without any path has an empty row
-``0 = 1``: infeasible, by name.
+D[s, m] is the link bound of `formulations.links`: the LP optimum of the mode alone on the whole cluster, or the
+demand where that is less. N[s] is the fewest replicas of a role (1 unless the service asks for more). cServed gives
+every role of a chosen path a replica, so that every service is served; replicas of paths that are not chosen carry
+nothing and are left out of the solution. A service without any path has an empty row ``0 = 1``: infeasible, by name.
 """
 
 from pyomo.core import Constraint

@@ -429,6 +429,9 @@ def fractional_bound(space: Space, solved: Solved, gap: float, time_limit_s: flo
 def with_fractional_batches(plan: Plan, space: Space, solved: Solved, *, gap: float, time_limit_s: float) -> Plan:
     """The plan of integer batches with a certificate over real ones.
 
+    Without an incumbent, or where the time limit comes before a bound, the proof stays about integer batches and a
+    note says so.
+
     Args:
         plan: built from `solved`.
         space: the declared space.
@@ -436,11 +439,15 @@ def with_fractional_batches(plan: Plan, space: Space, solved: Solved, *, gap: fl
         gap: the relative gap that makes a plan optimal.
         time_limit_s: wall clock for the piecewise problem.
     """
-    provenance = plan.provenance.model_copy(update={"formulation": "piecewise"})
     incumbent = plan.certificate.incumbent
     if incumbent is None:
-        return plan.model_copy(update={"provenance": provenance})
+        return _noted(plan, "Fractional batches were not tried: there is no plan of integer ones to set beside them.")
+    began = perf_counter()
     bound, value = fractional_bound(space, solved, gap, time_limit_s)
+    if not math.isfinite(bound):
+        return _noted(
+            plan, "The time limit came before a bound over fractional batches: the proof is about integer ones."
+        )
     total = abs(bound - incumbent) / abs(incumbent) if incumbent else 0.0
     solver = min(plan.certificate.gap_solver or 0.0, total)
     certificate = plan.certificate.model_copy(
@@ -452,13 +459,17 @@ def with_fractional_batches(plan: Plan, space: Space, solved: Solved, *, gap: fl
             "space": {**plan.certificate.space, "batches": SPACE_WORDS},
         }
     )
-    note = f"Fractional batches would be worth {value:.3%} (found) and no more than {total:.3%} (proven)."
-    explanation = plan.explanation.model_copy(update={"notes": (*plan.explanation.notes, note)})
-    return plan.model_copy(
+    seconds = {**plan.provenance.seconds, "piecewise": round(perf_counter() - began, 3)}
+    widened = plan.model_copy(
         update={
             "status": Status.OPTIMAL if total <= gap else Status.FEASIBLE,
             "certificate": certificate,
-            "provenance": provenance,
-            "explanation": explanation,
+            "provenance": plan.provenance.model_copy(update={"formulation": "piecewise", "seconds": seconds}),
         }
     )
+    return _noted(widened, f"Fractional batches would be worth {value:.3%} (found), no more than {total:.3%} (proven).")
+
+
+def _noted(plan: Plan, note: str) -> Plan:
+    explanation = plan.explanation.model_copy(update={"notes": (*plan.explanation.notes, note)})
+    return plan.model_copy(update={"explanation": explanation})

@@ -40,9 +40,8 @@ PRECISION = 1.01
 """Ratio of the sufficient value to the insufficient one below it at which the search stops."""
 
 ABOVE_GUESS = 1.004
-LARGEST_FACTOR: dict[Name, float] = {"ttft": 1e6, "tpot": 30.0, "memory": 64.0, "gpus": 64.0, "network": 1000.0}
-"""Factor on today's value beyond which nothing is tried. TPOT has a nearer end: requests that stay longer hold their
-slots longer, and the wait for a slot is part of TTFT."""
+LARGEST_FACTOR: dict[Name, float] = {"ttft": 1e6, "tpot": 1e6, "memory": 64.0, "gpus": 64.0, "network": 1000.0}
+"""Factor on today's value beyond which nothing is tried."""
 
 MANY_GPUS = 256
 """A cluster is not enlarged beyond this, or beyond `MANY_TIMES` its size: wider layouts than fit there do not exist on
@@ -88,14 +87,14 @@ def relaxations(
             reason = inapplicable(part, mode)
             one = in_modes(space, {part.index: (mode,)})
             share = clock.part(1.0 / (len(modes) - number)) if len(space.services) == 1 else clock
-            case = _Case(one, part.index, mode, share, slowdown, progress)
+            case = _Case(one, part.index, mode, share, slowdown, progress, tuple(others))
             for name in NAMES:
                 current = case.current(name)
                 if current is None:
                     continue
                 why = reason
                 if why is None and others and name in ("ttft", "tpot"):
-                    why = f"{', '.join(others)} would have no plan even alone"
+                    why = f"{', '.join(others)} would have no plan even alone on today's cluster"
                 if why is not None:
                     found.append(case.answer(name, current, None, confirmed=False, detail=why))
                     continue
@@ -140,6 +139,7 @@ class _Case:
         clock: of all questions together.
         slowdown: factors on times.
         progress: told of every question.
+        others: other services that would have no plan even alone on today's cluster.
         asked: the space whose least latencies were asked last, and these.
     """
 
@@ -149,6 +149,7 @@ class _Case:
     clock: Clock
     slowdown: Slowdown
     progress: Progress | None
+    others: tuple[str, ...]
     asked: tuple[Space, tuple[float | None, float | None]] | None = None
 
     @property
@@ -189,6 +190,8 @@ class _Case:
         Raises:
             OutOfTimeError: the clock ran out first.
         """
+        if self.clock.left_s <= 0.0:
+            raise OutOfTimeError
         if self.progress is not None:
             self.progress(f"{self.part.service.name}, {self.mode.value}: smallest change of {WORDS[name]}", None, None)
         if name == "gpus":
@@ -198,7 +201,7 @@ class _Case:
         if between is None:
             held = least_gpus(self.part, self.mode) is not None
             why = self._why(self.space if held and name != "network" else self.eased(name, limit), name)
-            detail = f"not even {_limit_words(name, current * limit)} helps alone{why}"
+            detail = f"{_limit_words(name, current * limit)} would not be enough alone{why}"
             return self.answer(name, current, None, confirmed=False, detail=detail)
         low, high = between
         needed = current * high
@@ -219,7 +222,7 @@ class _Case:
             position = smallest_index(lambda i: self._feasible(self.eased("gpus", factors[i])), len(factors))
         if position is None:
             there = sum(site.pool.count for site in largest.services[self.index].sites)
-            detail = f"not even {there} GPUs help alone{self._why(largest, 'gpus')}"
+            detail = f"{there} GPUs would not be enough alone{self._why(largest, 'gpus')}"
             return self.answer("gpus", current, None, confirmed=False, detail=detail)
         steps = [self.eased("gpus", factors[at]) if at >= 0 else self.space for at in (position - 1, position)]
         below, needed = (float(sum(site.pool.count for site in s.services[self.index].sites)) for s in steps)
@@ -307,6 +310,8 @@ class _Case:
                 short.append(f"the least {what} of any server is {least:.4g} ms, of {limit:.4g} ms allowed")
         if not short and part.service.demand_rps is not None and not self.space.scenario.objective.maximizing:
             short.append(f"{part.service.demand_rps:.4g} requests/s are more than it can serve")
+        if not short and self.others:
+            short.append(f"{', '.join(self.others)} would have no plan even alone on today's cluster")
         return f": {' and '.join(short)}" if short else ""
 
     def _guess(self, name: Name) -> float | None:
@@ -328,7 +333,7 @@ def _beyond(least: tuple[float | None, float | None], targets: Targets) -> bool:
 
 
 def sizes(given: Pool, pool: ResolvedPool, most: float) -> list[int]:
-    """GPUs that a pool may grow to, up to `most` times what it has or just over: a part of a node doubled, then nodes."""
+    """Sizes that a pool may grow to, up to `most` times its own or just over: parts of a node doubled, then nodes."""
     node = given.gpus_per_node or catalog.gpu(given.gpu).gpus_per_node
     found, count = [], pool.count
     while count < pool.count * most - 1e-9:
@@ -338,7 +343,7 @@ def sizes(given: Pool, pool: ResolvedPool, most: float) -> list[int]:
 
 
 def _limit_words(name: Name, value: float) -> str:
-    return "no limit on TTFT" if name == "ttft" else f"{value:,.0f} {UNITS[name]}"
+    return f"no limit on {WORDS[name]}" if name in ("ttft", "tpot") else f"{value:,.0f} {UNITS[name]}"
 
 
 # -- searches ---------------------------------------------------------------------------------------------------------
@@ -498,8 +503,7 @@ def _serving(part: ServiceSpace, mode: Mode) -> Iterator[tuple[FloatArray, Float
             times, slots = DecodeTimes(kept, part.targets), _slots(kept, cap[rows])
             seen = times.seen(slots, times.in_flight(slots))
             tpot = times.tpot_ms(slots)
-            limit = part.targets.tpot_ms if math.isfinite(part.targets.tpot_ms) else tpot
-            wait = times.slot_wait_ms(slots, lengths.decode_tokens * np.broadcast_to(limit, tpot.shape))
+            wait = times.slot_wait_ms(slots, lengths.decode_tokens * tpot)
             prompt = chunks * kept.mixed_step_ms(seen, slots, chunks)
             yield (prompt + wait + part.prefix_load_ms(server)).ravel(), tpot.ravel()
 

@@ -8,6 +8,7 @@ from planner.solve import Progress, solve
 from planner.space import Slowdown, Space
 from planner.variant import Clock, grown, replaced, respond, with_slo
 from specs.plan import Plan, WhatIf
+from specs.service import Phase
 
 TPOT_STEP_MS = 1.0
 TTFT_STEP_MS = 10.0
@@ -84,10 +85,10 @@ def _changes(space: Space, slowdown: Slowdown) -> Iterator[tuple[str, Callable[[
             node = pool.gpus_per_node
             yield f"one more node in {pool.name} ({pool.count} -> {pool.count + node} GPUs)", larger(number, node)
     for index, part in enumerate(space.services):
-        slo, name = part.service.slo, part.service.name
-        if slo.tpot_ms is not None:
+        slo, name, phase = part.service.slo, part.service.name, part.service.phase
+        if slo.tpot_ms is not None and phase is not Phase.PREFILL:
             more = slo.tpot_ms + TPOT_STEP_MS
             yield f"TPOT of {name} {slo.tpot_ms:g} -> {more:g} ms", eased(index, tpot_ms=more)
-        if slo.ttft_ms is not None:
+        if slo.ttft_ms is not None and phase is not Phase.DECODE:
             more = slo.ttft_ms + TTFT_STEP_MS
             yield f"TTFT of {name} {slo.ttft_ms:g} -> {more:g} ms", eased(index, ttft_ms=more)

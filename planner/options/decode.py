@@ -14,7 +14,7 @@ from planner.costs.worker import Worker
 from planner.options.block import Family, OptionBlock
 from planner.options.frontier import needed
 from planner.options.places import join_places
-from planner.options.search import BOUND_POINTS, around, batch_of, best_batches, class_grid, classes
+from planner.options.search import BOUND_POINTS, around, batch_of, best_batches, class_grid, classes, last_full
 from planner.options.server import Server
 from planner.options.targets import Targets
 from planner.options.times import DecodeTimes
@@ -151,6 +151,7 @@ class _Coarse:
     transfer_bytes: float
     numbers: IntArray
     rate: FloatArray
+    full_rate: FloatArray
     tpot_ms: FloatArray
     first_ms: FloatArray
 
@@ -164,6 +165,7 @@ class _Coarse:
         parts = times.server.parts
         numbers = class_grid(cap[origin], parts, BOUND_POINTS)
         grid = np.asarray(batch_of(numbers, cap[origin], parts), dtype=float)
+        full = np.asarray(last_full(cap[origin], parts)[:, None], dtype=float)
         return _Coarse(
             family,
             times,
@@ -172,6 +174,7 @@ class _Coarse:
             transfer_bytes,
             numbers,
             rates_rps(times, grid, transfer_bytes),
+            rates_rps(times, full, transfer_bytes)[:, 0],
             times.tpot_ms(grid),
             times.first_ms(grid),
         )
@@ -190,8 +193,9 @@ class _Coarse:
         rows = np.arange(self.cap.size)
         low = np.where(last >= 0, self.rate[rows, np.maximum(last, 0)], 0.0)
         # Without a good grid point smaller batches than the first may still do (fewer requests than parts).
-        high = self.rate[rows, np.minimum(last + 1, columns - 1)] * (1.0 + 1e-9)
-        return low, high
+        high = self.rate[rows, np.minimum(last + 1, columns - 1)]
+        high = np.where(last + 1 >= columns - 1, np.maximum(high, self.full_rate), high)
+        return low, high * (1.0 + 1e-9)
 
     @property
     def least_first_ms(self) -> float:

@@ -9,7 +9,7 @@ over raw batches checks it).
 Batches that do not divide evenly over `parts` (DP ranks x micro-batches) leave some parts fuller than others. Within
 one class, batches with the same ceil(batch / parts), the statement holds as well; across classes it holds for full
 multiples. So two batches can be best: the largest feasible full multiple, and the largest feasible batch of the class
-above it.
+above it. The last class may end at the memory's limit before it is full: then the full multiple below it is a third.
 """
 
 from __future__ import annotations
@@ -91,10 +91,10 @@ def best_batches(
     parts: IntArray,
     bracket: tuple[IntArray, IntArray] | None = None,
 ) -> IntArray:
-    """The batches that can be best among all integers in [1, upper]: shape (n, 2), 0 where there is none.
+    """The batches that can be best among all integers in [1, upper]: shape (n, 3), 0 where there is none.
 
     Args:
-        feasible: as in `largest`.
+        feasible: as in `largest`; asked of 0 as well, whose answer does not matter.
         upper: shape (n,), largest batch that memory holds.
         parts: shape (n,), equal parts of the batch.
         bracket: bracket of the class number where that is known already.
@@ -103,7 +103,14 @@ def best_batches(
     full = np.where(number > 0, batch_of(number[:, None], upper, parts)[:, 0], 0)
     rest = np.minimum(upper - full, parts - 1)
     above = largest(lambda r: feasible(full[:, None] + r), rest)
-    return np.stack([full, np.where(above > 0, full + above, 0)], axis=1)
+    below = np.where(full % parts > 0, full // parts * parts, 0)
+    below = np.where(feasible(below[:, None])[:, 0], below, 0)
+    return np.stack([full, np.where(above > 0, full + above, 0), below], axis=1)
+
+
+def last_full(upper: IntArray, parts: IntArray) -> IntArray:
+    """Largest full multiple below the last class, 1 where there is none: the one batch that may beat `upper`."""
+    return np.asarray(np.maximum((classes(upper, parts) - 1) * parts, 1))
 
 
 def class_grid(upper: IntArray, parts: IntArray, points: int) -> IntArray:

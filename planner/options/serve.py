@@ -26,7 +26,7 @@ from planner.costs.queueing import largest_utilisation, prefill_wait_ms
 from planner.options.block import Family, OptionBlock
 from planner.options.frontier import needed
 from planner.options.places import join_places
-from planner.options.search import NARROWINGS, around, batch_of, best_batches, class_grid, classes
+from planner.options.search import NARROWINGS, around, batch_of, best_batches, class_grid, classes, last_full
 from planner.options.server import Server
 from planner.options.targets import Targets
 from planner.options.times import DecodeTimes
@@ -284,7 +284,9 @@ class _Candidates:
             grid = self.low[:, None] + np.rint((self.high - self.low)[:, None] * shares).astype(np.int64)
         grid = np.clip(grid, 1, last[:, None])
         slots = batch_of(grid, self.cap, parts)
-        little = self.rates.little(np.asarray(slots, dtype=float))
+        every = np.concatenate([slots, last_full(self.cap, parts)[:, None]], axis=1)
+        little = self.rates.little(np.asarray(every, dtype=float))
+        little, full_rate = little[:, :-1], little[:, -1]
         # Points at the ends of the bracket are known already; asking again keeps the code in one piece.
         low, high = around(grid, self.rates.within(slots, little), last)
         rows, columns = np.arange(self.cap.size), grid.shape[1] - 1
@@ -292,6 +294,7 @@ class _Candidates:
         first = np.maximum((grid <= low[:, None]).sum(axis=1) - 1, 0)
         low_rate = np.where(low > 0, little[rows, first], 0.0)
         high_rate = np.where(high > last, np.where(low > 0, low_rate, 0.0), little[rows, after])
+        high_rate = np.where(high >= last, np.maximum(high_rate, full_rate), high_rate)
         # A grid inside the bracket may miss its ends: what is known of them stays.
         higher = self.low > low
         low, low_rate = np.where(higher, self.low, low), np.where(higher, self.low_rate, low_rate)
@@ -307,6 +310,7 @@ class _Candidates:
         above = np.maximum(best[:, 1] - full, 0)
         offsets = np.stack([np.zeros_like(above), above, above + 1, parts], axis=1)
         slots = np.minimum(full[:, None] + offsets, self.cap[:, None])
+        slots = np.concatenate([slots, best[:, 2:]], axis=1)
         wanted = np.asarray(np.maximum(slots, 1), dtype=float)
         rate = np.where(slots > 0, np.minimum(rates.little(wanted), rates.cap(wanted)), 0.0)
         chosen = np.argmax(rate, axis=1)

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
@@ -308,7 +309,7 @@ def decode(ask: Ask, sites: Sequence[Site], mode: Mode) -> DecodeRows:
         mean, seen = ask.occupancy(machine, slots)
         step = machine.decode(seen, slots)
         stay = ask.tokens * machine.decode(mean, slots) / ask.site.tokens_per_step
-        rate = 1e3 * mean * machine.copies / stay
+        rate = 1e3 * mean * machine.copies / np.maximum(stay, 1e-9)
         if moved > 0:
             rate = np.minimum(rate, 1e3 * machine.nics / moved)
         wait = ask.slot_wait_ms(machine, slots, mean, stay)
@@ -578,7 +579,7 @@ class Values:
             stretches = []
             for low, high in alive:
                 cuts = sorted({*np.linspace(low, high + 1, 7).astype(int).tolist()})
-                stretches += [(a, b - 1) for a, b in zip(cuts, cuts[1:], strict=False)]
+                stretches += [(a, b - 1) for a, b in pairwise(cuts)]
         return best
 
     def _joint(

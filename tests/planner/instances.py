@@ -52,7 +52,8 @@ def _pool(rng: np.random.Generator, name: str, counts: tuple[int, ...] = (4, 8, 
 
 def _service(rng: np.random.Generator, name: str, modes: list[Mode], *, small: bool = False) -> dict[str, Any]:
     model = str(rng.choice(DENSE if small else (*DENSE, *SPARSE)))
-    if Mode.AFD in modes or Mode.PREFILL_DECODE_AFD in modes:
+    units = Mode.AFD in modes or Mode.PREFILL_DECODE_AFD in modes
+    if units:
         model = str(rng.choice(SPARSE))
     tokens = int(rng.choice([1000, 4000, 8000, 20_000, 50_000]))
     loose, strict = (30_000.0, 200.0), (float(rng.uniform(0.04, 0.4) * tokens + 60), float(rng.uniform(12, 50)))
@@ -78,5 +79,6 @@ def _service(rng: np.random.Generator, name: str, modes: list[Mode], *, small: b
         "workload": workload,
         "slo": {"ttft_ms": first, "tpot_ms": per_token, "statistic": str(rng.choice(STATISTICS))},
         "modes": list(dict.fromkeys(modes)),
+        "limits": {"tp": [1, 2]} if units and not small else {},
         "weight": float(rng.choice([1.0, 2.5])),
     }

@@ -6,7 +6,7 @@ from typing import Any
 from specs.objective import Objective
 from specs.plan import Plan
 from specs.scenario import SCENARIO_SCHEMA, Cluster, Pool, Scenario
-from specs.service import Limits, Mode, Service, Slo
+from specs.service import Mode, Service, Slo
 from specs.workload import Workload
 
 MOE = "Qwen/Qwen3-30B-A3B"
@@ -55,17 +55,3 @@ def only(modes: Sequence[Mode], base: Scenario) -> Scenario:
     """The same scenario with its services restricted to some modes."""
     services = tuple(each.model_copy(update={"modes": tuple(modes)}) for each in base.services)
     return base.model_copy(update={"services": services})
-
-
-__all__ = [
-    "COLOCATED",
-    "DENSE",
-    "MOE",
-    "ROUNDING",
-    "Limits",
-    "bound",
-    "incumbent",
-    "only",
-    "scenario",
-    "service",
-]

@@ -1,5 +1,7 @@
 """Modes side by side against plans of one mode each."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,15 +88,16 @@ def test_points_of_a_curve_are_plans() -> None:
         curve = result.pareto
         assert len(curve) >= 3
         assert all(point.tpot_ms <= slowest for point in curve)
-        for faster, slower in zip(curve, curve[1:], strict=False):
+        for faster, slower in itertools.pairwise(curve):
             assert faster.tokens_per_s_per_user > slower.tokens_per_s_per_user
             assert faster.tokens_per_s_per_gpu < slower.tokens_per_s_per_gpu
-        # No plan at a point's TPOT beats the point by more than the gap of the curve.
+        # A plan for a point's TPOT is worth what the point is, up to the gap of the curve and to the room that a plan
+        # leaves under its target.
         point = curve[len(curve) // 2]
         same = service(tpot_ms=point.tpot_ms * (1 + ROUNDING), modes=(result.mode,))
         best = bound(api.plan(scenario(same), gap=GAP, explain=False))
-        assert point.tokens_per_s_per_gpu <= best / 8 * (1 + ROUNDING)
-        assert point.tokens_per_s_per_gpu >= best / 8 * 0.95
+        assert point.tokens_per_s_per_gpu <= best / 8 * 1.02
+        assert point.tokens_per_s_per_gpu >= best / 8 * 0.98
         assert point.tokens_per_s_per_user == pytest.approx(1e3 / point.tpot_ms)
         # The SLO is one of the targets, so the curve reaches what the plan does.
         assert result.value is not None
