@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from planner.alternatives import best_plans, distance_note
-from planner.compare import compare_modes
-from planner.explain import explained, with_explanation
-from planner.plan import build
+from planner.assemble import build
+from planner.comparison import compare_modes
+from planner.explanation import explained, with_explanation
+from planner.ranking import best_plans, distance_note
 from planner.relax import relaxations
 from planner.solve import Progress, solve
 from planner.space import FULL_SPEED, Slowdown, Space
@@ -82,7 +82,7 @@ def alternatives(
     time_limit_s: float = DEFAULT_TIME_LIMIT_S,
     progress: Progress | None = None,
 ) -> tuple[Plan, ...]:
-    """The `count` best plans that differ in mode or layout, best first (`planner.alternatives` says in what sense).
+    """The `count` best plans that differ in mode or layout, best first (`planner.ranking` says in what sense).
 
     Each note says how far its plan is from the best. There are fewer where the space has no more, and none where the
     scenario has no plan.

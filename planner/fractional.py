@@ -423,7 +423,7 @@ def fractional_bound(space: Space, solved: Solved, gap: float, time_limit_s: flo
     # Every plan of integer batches is one of real ones.
     bound = side * max(side * found.bound, side * incumbent)
     best = found.solution.incumbent if found.solution.found else incumbent
-    return FractionalBound(bound, max(side * (best - incumbent), 0.0) / abs(incumbent) if incumbent else 0.0)
+    return FractionalBound(bound, max(0.0, side * (best - incumbent)) / abs(incumbent) if incumbent else 0.0)
 
 
 def with_fractional_batches(plan: Plan, space: Space, solved: Solved, *, gap: float, time_limit_s: float) -> Plan:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from planner import api
-from planner.alternatives import LayoutKey, WithoutLayouts, layouts_of
 from planner.costs.worker import Worker
+from planner.ranking import LayoutKey, WithoutLayouts, layouts_of
 from planner.solve import solve
 from planner.space import Space
 from planner.variant import in_modes

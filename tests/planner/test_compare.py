@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner import api
-from planner.compare import SAME, undominated
+from planner.comparison import SAME, undominated
 from specs.comparison import ParetoPoint
 from specs.errors import SpecError
 from specs.objective import Objective

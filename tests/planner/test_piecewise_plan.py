@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from formulations import columns, dominance, piecewise, seam
+from planner.assemble import build
 from planner.costs.worker import Worker
 from planner.curves import curve
 from planner.fractional import (
@@ -19,7 +20,6 @@ from planner.fractional import (
     with_fractional_batches,
 )
 from planner.options.server import AfdServer
-from planner.plan import build
 from planner.solve import Solved, solve
 from planner.space import HandOver, Space
 from planner.table import Tables, tables

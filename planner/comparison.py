@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from planner.explain import explained
-from planner.plan import build
+from planner.assemble import build
+from planner.explanation import explained
 from planner.relax import least_tpot_ms, relaxations, words
 from planner.solve import Progress, solve
 from planner.space import Slowdown, Space

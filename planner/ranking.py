@@ -31,10 +31,10 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from formulations.table import Role as TableRole
+from planner.assemble import build
 from planner.costs.worker import Worker
 from planner.options.block import Family
 from planner.options.server import Server, WorkerServer
-from planner.plan import build
 from planner.solve import Progress, Solved, solve
 from planner.space import HandOver, ModeOptions, ServiceSpace, Space
 from planner.variant import DISAGGREGATED_FFN, HAND_OVER, Clock

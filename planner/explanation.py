@@ -29,7 +29,7 @@ def explained(space: Space, solved: Solved, plan: Plan) -> Plan:
     Args:
         space: the declared space.
         solved: its solution.
-        plan: what `planner.plan.build` made of it.
+        plan: what `planner.assemble.build` made of it.
     """
     bindings: list[Binding] = []
     services = []
