@@ -205,28 +205,16 @@ def _serve(space: ServiceSpace, load: Load, server: Server, pool: PoolPlan) -> _
     rate = np.full((1, 1), load.rate_rps * 1e-3)
     times = DecodeTimes(server, targets)
 
-    def steps(mean: float) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float64]], ...]:
-        flight = np.full((1, 1), mean)
-        return server.decode_step_ms(flight, slots), server.mixed_step_ms(flight, slots, rates.chunks)
-
     def carried(mean: float) -> float:
-        decode, mixed = steps(mean)
-        step = decode / np.maximum(1.0 - chunks * rate / lanes * np.maximum(mixed - decode, 0.0), 1e-9)
-        stay = chunks * mixed + lengths.decode_tokens * step / server.site.tokens_per_step
-        return float((rate * stay)[0, 0]) / copies
+        mix = rates.mix(np.full((1, 1), mean), slots)
+        return float(mix.in_flight(rate, rates.decode_steps)[0, 0]) / copies
 
     mean = _in_flight(carried, pool.batch)
-    seen = float(times.seen(slots, np.full((1, 1), mean))[0, 0])
-    decode, mixed = steps(seen)
-    prefill = chunks * float(mixed[0, 0])
-    busy = float(rate[0, 0]) * prefill / lanes
-    tpot = float(rates.tpot_ms(rate, decode, mixed)[0, 0])
-    wait = float(prefill_wait_ms(min(busy, 1 - 1e-9), 1, prefill, targets.queue_cv, targets.statistic))
-    wait += float(times.slot_wait_ms(slots, np.full((1, 1), lengths.decode_tokens * tpot))[0, 0])
+    mix = rates.mix(times.seen(slots, np.full((1, 1), mean)), slots)
     return _One(
         Role.MIXED,
-        wait + prefill + rates.prefix_load_ms,
-        tpot,
+        float(rates.ttft_ms(rate, mix, slots)[0, 0]),
+        float(rates.tpot_ms(rate, mix)[0, 0]),
         mean / pool.batch,
         slots=pool.batch * copies,
         occupied=mean * copies,

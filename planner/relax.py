@@ -500,12 +500,10 @@ def _serving(part: ServiceSpace, mode: Mode) -> Iterator[tuple[FloatArray, Float
             if not rows.size:
                 continue
             kept = server.take(rows)
-            times, slots = DecodeTimes(kept, part.targets), _slots(kept, cap[rows])
-            seen = times.seen(slots, times.in_flight(slots))
-            tpot = times.tpot_ms(slots)
-            wait = times.slot_wait_ms(slots, lengths.decode_tokens * tpot)
-            prompt = chunks * kept.mixed_step_ms(seen, slots, chunks)
-            yield (prompt + wait + part.prefix_load_ms(server)).ravel(), tpot.ravel()
+            rates = serve.Rates(kept, part.targets, np.full(rows.size, chunks), part.prefix_load_ms(server))
+            slots = _slots(kept, cap[rows])
+            mix, idle = rates.seen_mix(slots), np.zeros_like(slots)
+            yield rates.ttft_ms(idle, mix, slots).ravel(), rates.tpot_ms(idle, mix).ravel()
 
 
 def least_gpus(part: ServiceSpace, mode: Mode) -> int | None:

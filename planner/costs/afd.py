@@ -129,7 +129,13 @@ class AfdUnit:
         entered *= max(1, -(-self.moe_tp // domain))  # the shards of one expert may fill several domains
         return Crossing(entered, max(reached - entered, 0.0))
 
-    def crossing_ms(self, tokens: FloatArray, replicas: FloatArray, bytes_per_copy: float) -> FloatArray:
+    def crossing_ms(
+        self,
+        tokens: FloatArray,
+        replicas: FloatArray,
+        bytes_per_copy: float,
+        all_tokens: FloatArray | None = None,
+    ) -> FloatArray:
         """Time of one direction of a layer's exchange, ms.
 
         The busiest link sets it: an attention GPU carries its replica's tokens / tp times the copies, an FFN GPU the
@@ -139,11 +145,12 @@ class AfdUnit:
             tokens: tokens of one micro-batch on one attention replica.
             replicas: attention replicas of the unit.
             bytes_per_copy: bytes of one copy.
+            all_tokens: tokens of all replicas together; replicas x tokens where None.
         """
         near, far = self.attention_site.fabric, self.ffn_site.fabric
         crossing = self.crossing
         on_attention = tokens / self.tp
-        on_ffn = tokens * replicas / self.ffn_gpus
+        on_ffn = (tokens * replicas if all_tokens is None else all_tokens) / self.ffn_gpus
         issue = MESSAGE_ISSUE_US * np.maximum(replicas * self.tp, self.ffn_gpus)
         if self.scale_up:
             rate = near.scale_up_bytes_per_ms
@@ -184,6 +191,7 @@ class AfdUnit:
         sequences: ArrayLike,
         replicas: ArrayLike,
         prefill_core_ms: list[FloatArray] | None = None,
+        all_tokens: ArrayLike | None = None,
     ) -> list[FloatArray]:
         """Stage times of one micro-batch, per layer group, shape (..., 4) in ms.
 
@@ -192,10 +200,12 @@ class AfdUnit:
             sequences: decoding sequences among them, same shape.
             replicas: attention replicas of the unit, same shape or scalar.
             prefill_core_ms: attention core of the micro-batch's prompt chunk, per layer group.
+            all_tokens: tokens of one micro-batch on all replicas together; replicas x tokens where None.
         """
         tokens, sequences, replicas = np.broadcast_arrays(
             np.asarray(tokens, dtype=float), np.asarray(sequences, dtype=float), np.asarray(replicas, dtype=float)
         )
+        together = tokens * replicas if all_tokens is None else np.asarray(all_tokens, dtype=float)
         model, precision = self.attention_site.model, self.attention_site.service.precision
         result = []
         for index, group in enumerate(model.layers):
@@ -206,9 +216,9 @@ class AfdUnit:
             stages[..., 0] = compute
             if isinstance(group.ffn, MoeFfn):
                 width = group.ffn.expert_hidden or model.hidden
-                stages[..., 1] = self.crossing_ms(tokens, replicas, dispatch_bytes(width, precision))
-                stages[..., 2] = self._expert_times[index](tokens * replicas)
-                stages[..., 3] = self.crossing_ms(tokens, replicas, width * ACTIVATION_BYTES)
+                stages[..., 1] = self.crossing_ms(tokens, replicas, dispatch_bytes(width, precision), together)
+                stages[..., 2] = self._expert_times[index](together)
+                stages[..., 3] = self.crossing_ms(tokens, replicas, width * ACTIVATION_BYTES, together)
             result.append(stages)
         return result
 
@@ -249,19 +259,24 @@ class AfdUnit:
         microbatches: ArrayLike,
         slots: ArrayLike | None,
         chunks: ArrayLike,
+        *,
+        one_lane: bool = False,
     ) -> FloatArray:
-        """One step in which every attention replica also computes one of `chunks` equal chunks of a prompt, ms.
+        """One step in which attention replicas also compute one of `chunks` equal chunks of a prompt, ms.
 
-        Arguments as in `decode_step_ms`; `chunks` is a scalar or has the same shape.
+        Arguments as in `decode_step_ms`; `chunks` is a scalar or has the same shape. `one_lane`: a single replica has
+        a chunk; otherwise every one has its own.
         """
         in_flight, count = np.asarray(in_flight, dtype=float), np.asarray(microbatches)
         slots = in_flight if slots is None else np.asarray(slots, dtype=float)
         sequences = per_part(in_flight, slots, count)
         queries = self.attention_site.queries
-        tokens = sequences * queries + self.attention_site.lengths.input / np.asarray(chunks) / count
+        size = self.attention_site.lengths.input / np.asarray(chunks) / count
+        tokens = sequences * queries + size
+        together = sequences * queries * np.asarray(replicas) + size if one_lane else None
         whole = self.attention.prefill_core_ms(self.attention_site.lengths, chunks)
         core = [ms / count for ms in whole]
-        stages = self.stage_ms(tokens, sequences, replicas, core)
+        stages = self.stage_ms(tokens, sequences, replicas, core, together)
         layers = self.pattern.time_ms(stages, count, SERVERS)
         return layers + self.draft_ms(sequences, replicas, count) + self._once(sequences * queries * count + 1.0)
 

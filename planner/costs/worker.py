@@ -302,10 +302,13 @@ class Worker:
         layers = layers + self.draft_ms(sequences * batches, everything / queries * batches)
         return self._step_ms(layers, sequences * queries * batches, sequences * queries)
 
-    def mixed_step_ms(self, in_flight: ArrayLike, slots: ArrayLike | None, chunks: ArrayLike) -> FloatArray:
-        """One step in which every DP rank also computes one of `chunks` equal chunks of a prompt, ms.
+    def mixed_step_ms(
+        self, in_flight: ArrayLike, slots: ArrayLike | None, chunks: ArrayLike, *, one_lane: bool = False
+    ) -> FloatArray:
+        """One step in which DP ranks also compute one of `chunks` equal chunks of a prompt, ms.
 
-        Arguments as in `decode_step_ms`; `chunks` is a scalar or has the same shape.
+        Arguments as in `decode_step_ms`; `chunks` is a scalar or has the same shape. `one_lane`: a single rank has a
+        chunk, which the others wait for; otherwise every one has its own.
         """
         in_flight = np.asarray(in_flight, dtype=float)
         slots = in_flight if slots is None else np.asarray(slots, dtype=float)
@@ -315,7 +318,9 @@ class Worker:
         queries = self.site.queries
         size = self.site.lengths.input / np.asarray(chunks)
         tokens = sequences * queries + size / batches
-        everything = np.maximum(in_flight * layout.dp / parts, 1.0) * queries + size * layout.dp / batches
+        everything = (
+            np.maximum(in_flight * layout.dp / parts, 1.0) * queries + size * (1 if one_lane else layout.dp) / batches
+        )
         core = self.attention.prefill_core_ms(self.site.lengths, chunks)
         layers = self._layers_ms(tokens, everything, sequences, core, 1.0 / batches, low_latency=False)
         decoding = np.maximum(in_flight * layout.dp / parts, 1.0) * batches

@@ -1,14 +1,8 @@
 """Options that serve whole requests: chunked prefill mixed into decode steps, on workers or AFD units.
 
-A server has `lanes` ranks that each compute one chunk of a prompt in a mixed step. With K chunks per prompt, request
-rate r per lane, decode-only step t_d and mixed step t_m, the mean step is tau = t_d + phi (t_m - t_d), where the
-share of mixed steps is phi = K r tau <= 1, so
-
-    tau = t_d / (1 - K r (t_m - t_d)).
-
-Prompts queue for their lane like customers of a server with service time K t_m. Little's law ties the rate to the
-requests in flight m: rate x (K t_m + D tau / a) = m, with D decode tokens per request and a tokens per step; with
-tau from above that is a quadratic in the rate.
+How prompts stretch the steps of lanes in lockstep, and how the rate follows from the requests in flight, is in
+`planner.options.mixing`. Requests in flight, TPOT and TTFT all grow with the rate. Prompts queue for their lane like
+customers of a server with service time K t_s, K chunks in steps of mean length t_s.
 """
 
 from __future__ import annotations
@@ -22,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.costs.linear import FloatArray
-from planner.costs.queueing import largest_utilisation, prefill_wait_ms
+from planner.costs.queueing import prefill_wait_ms
 from planner.options.block import Family, OptionBlock
 from planner.options.frontier import needed
+from planner.options.mixing import Mix
 from planner.options.places import join_places
 from planner.options.search import NARROWINGS, around, batch_of, best_batches, class_grid, classes, last_full
 from planner.options.server import Server
@@ -87,108 +82,104 @@ class Rates:
     def _lanes(self) -> FloatArray:
         return np.asarray(self.server.lanes[:, None], dtype=float)
 
+    def mix(self, mean: FloatArray, slots: FloatArray) -> Mix:
+        """Step times with `mean` requests in flight on one replica."""
+        decode = self.server.decode_step_ms(mean, slots)
+        every = self.server.mixed_step_ms(mean, slots, self.chunks)
+        one = every
+        if (self.server.lanes > 1).any():
+            one = np.where(self._lanes > 1, self.server.mixed_step_ms(mean, slots, self.chunks, one_lane=True), every)
+        # A chunk never makes a step shorter; kernels that pick another exchange for prompts could seem to.
+        one = np.maximum(one, decode)
+        return Mix(decode, one, np.maximum(every, one), self._lanes, self.chunks)
+
+    def seen_mix(self, slots: FloatArray) -> Mix:
+        """Step times at the occupancy that a request sees, at the SLO's statistic."""
+        mean = self._times.in_flight(slots)
+        return self.mix(self._times.seen(slots, mean), slots)
+
+    @property
+    def decode_steps(self) -> float:
+        """Decode steps of one request."""
+        return self.server.site.lengths.decode_tokens / self.server.site.tokens_per_step
+
     def little(self, slots: FloatArray) -> FloatArray:
         """Rate at which the mean number in flight is what the slots can carry."""
         mean = self._times.in_flight(slots)
-        decode = self.server.decode_step_ms(mean, slots)
-        mixed = self.server.mixed_step_ms(mean, slots, self.chunks)
-        site = self.server.site
-        steps = site.lengths.decode_tokens / site.tokens_per_step
-        prefill = self.chunks * mixed
-        slope = self.chunks * np.maximum(mixed - decode, 0.0) / self._lanes
-        flight = mean * self._copies
-        linear = prefill + steps * decode + slope * flight
-        root = np.sqrt(np.maximum(linear**2 - 4.0 * slope * prefill * flight, 0.0))
-        return np.asarray(2.0 * flight / (linear + root))
+        mix = self.mix(mean, slots)
+        return mix.rate(mean * self._copies, self.decode_steps)
 
     def possible(self) -> NDArray[np.bool_]:
         """Whether one request alone meets TTFT and TPOT, shape (n,): without that no batch does."""
         one = np.ones((self.chunk_counts.size, 1))
-        prefill = self.chunks * self.server.mixed_step_ms(one, one, self.chunks) + self.prefix_load_ms
-        good = prefill <= self.targets.ttft_ms
-        if self.server.site.lengths.decode_tokens > 0:
-            step = self.server.decode_step_ms(one, one)
-            good &= step <= self.targets.tpot_ms * self.server.site.tokens_per_step
+        mix = self.mix(one, one)
+        good = self.chunks * mix.one + self.prefix_load_ms <= self.targets.ttft_ms
+        if self.decode_steps > 0:
+            good &= mix.decode <= self.targets.tpot_ms * self.server.site.tokens_per_step
         return np.asarray(good[:, 0])
 
     def within(self, slots: IntArray, rate: FloatArray | None = None) -> NDArray[np.bool_]:
         """Whether TTFT and TPOT hold at the rate that fills the slots; slots below 1 count as 1."""
         wanted = np.asarray(np.maximum(slots, 1), dtype=float)
         rate = self.little(wanted) if rate is None else rate
-        times, targets = self._times, self.targets
-        mean = times.in_flight(wanted)
-        seen = times.seen(wanted, mean)
-        decode = self.server.decode_step_ms(seen, wanted)
-        mixed = self.server.mixed_step_ms(seen, wanted, self.chunks)
-        prefill = self.chunks * mixed
-        busy = rate * prefill / self._lanes
-        good = busy < 1.0
-        if not math.isinf(targets.tpot_ms) and self.server.site.lengths.decode_tokens > 0:
-            good &= self.tpot_ms(rate, decode, mixed) <= targets.tpot_ms
-        return np.asarray(good & (self.ttft_ms(np.where(good, rate, 0.0), wanted, decode, mixed) <= targets.ttft_ms))
+        return self._holds(rate, self.seen_mix(wanted), wanted)
+
+    def _holds(self, rate: FloatArray, mix: Mix, slots: FloatArray) -> NDArray[np.bool_]:
+        """Whether TTFT and TPOT hold at a rate."""
+        mixed = mix.at(rate)
+        good = (mixed.share < 1.0) & (self.ttft_ms(rate, mix, slots) <= self.targets.ttft_ms)
+        if not math.isinf(self.targets.tpot_ms) and self.decode_steps > 0:
+            good &= self.tpot_ms(rate, mix) <= self.targets.tpot_ms
+        return np.asarray(good)
 
     def cap(self, slots: FloatArray) -> FloatArray:
         """Largest rate at which TTFT and TPOT hold; 0 where they do not hold even without load."""
-        times = self._times
-        mean = times.in_flight(slots)
-        seen = times.seen(slots, mean)
-        decode = self.server.decode_step_ms(seen, slots)
-        mixed = self.server.mixed_step_ms(seen, slots, self.chunks)
-        prefill = np.maximum(self.chunks * mixed, 1e-9)
-        room = np.clip(self.targets.ttft_ms - prefill - self.prefix_load_ms, 0.0, 1e12)
-        busy = largest_utilisation(room, 1, prefill, self.targets.queue_cv, self.targets.statistic)
-        high = np.minimum(busy * self._lanes / prefill, self._tpot_cap(decode, mixed))
-        if self.targets.statistic is not Statistic.MEAN or self.targets.arrival_cv == 0.0:
-            return np.asarray(high)
-        # The wait for a slot grows with the rate as well, since requests stay longer.
-        low = np.where(self.ttft_ms(high, slots, decode, mixed) <= self.targets.ttft_ms, high, 0.0)
+        mix = self.seen_mix(slots)
+        low, high = np.zeros_like(slots), np.asarray(mix.lanes / (mix.chunks * mix.one) * np.ones_like(slots))
         for _ in range(BISECTIONS):
             middle = 0.5 * (low + high)
-            good = self.ttft_ms(middle, slots, decode, mixed) <= self.targets.ttft_ms
+            good = self._holds(middle, mix, slots)
             low, high = np.where(good, middle, low), np.where(good, high, middle)
         return low
 
-    def ttft_ms(self, rate: FloatArray, slots: FloatArray, decode: FloatArray, mixed: FloatArray) -> FloatArray:
-        """TTFT at the SLO's statistic for a rate in requests/ms: waits for a lane and a slot, prefix and prefill."""
-        targets, prefill = self.targets, self.chunks * mixed
-        stay = self.server.site.lengths.decode_tokens * self.tpot_ms(rate, decode, mixed)
-        busy = np.minimum(rate * prefill / self._lanes, 1.0 - 1e-12)
-        queue = prefill_wait_ms(busy, 1, prefill, targets.queue_cv, targets.statistic)
-        return np.asarray(queue + self._times.slot_wait_ms(slots, stay) + prefill + self.prefix_load_ms)
+    def ttft_ms(self, rate: FloatArray, mix: Mix, slots: FloatArray) -> FloatArray:
+        """TTFT at the SLO's statistic: waits for slot, lane and the running step's end, prefix and prefill.
 
-    def _tpot_cap(self, decode: FloatArray, mixed: FloatArray) -> FloatArray:
-        """Largest rate at which TPOT holds and mixed steps do not exceed all steps (phi <= 1)."""
-        lanes = self._lanes
-        everything = lanes / (self.chunks * mixed)
-        if math.isinf(self.targets.tpot_ms) or self.server.site.lengths.decode_tokens == 0:
-            return np.asarray(everything)
-        longer = np.maximum(mixed - decode, 1e-12)
-        limit = self.targets.tpot_ms * self.server.site.tokens_per_step
-        by_mean = np.maximum(1.0 - decode / limit, 0.0) * lanes / (self.chunks * longer)
-        upper = np.minimum(by_mean, everything)
-        if self.targets.deviations == 0.0:
-            return np.asarray(upper)
-        low, high = np.zeros_like(upper), upper
-        for _ in range(BISECTIONS):
-            middle = 0.5 * (low + high)
-            good = self.tpot_ms(middle, decode, mixed) <= self.targets.tpot_ms
-            low, high = np.where(good, middle, low), np.where(good, high, middle)
-        return low
-
-    def tpot_ms(self, rate: FloatArray, decode: FloatArray, mixed: FloatArray) -> FloatArray:
-        """TPOT at the SLO's statistic for a rate in requests/ms.
-
-        A request sees a Poisson number of foreign prompts during its stay, each of which makes K of its steps mixed;
-        its TPOT varies with their number.
+        A lane computes prompts back to back, and between prompts it takes part in the steps of the others, which do not
+        end when a prompt arrives: a queue with vacations, whose mean wait is the plain queue's plus E[v^2] / 2 E[v] for
+        steps v without the lane (Fuhrmann and Cooper 1985). At a percentile that share of a step with chunks is added.
         """
-        site, lanes = self.server.site, self._lanes
-        longer = np.maximum(mixed - decode, 0.0)
-        share = self.chunks * rate / lanes * longer
-        step = decode / np.maximum(1.0 - share, 1e-12)
-        steps = max(site.lengths.decode_tokens / site.tokens_per_step, 1e-12)
-        prompts = rate / lanes * steps * step
-        spread = self.targets.deviations * self.chunks * longer * np.sqrt(prompts) / steps
-        return np.asarray((step + max(self.targets.arrival_cv, 1.0) * spread) / site.tokens_per_step)
+        targets, mixed = self.targets, mix.at(rate)
+        prompt, step = mixed.prompt_step_ms, mixed.step_ms
+        prefill = mix.chunks * prompt
+        share = np.minimum(mixed.share, 1.0 - 1e-9)
+        busy = np.minimum(share * prompt / step, 1.0 - 1e-12)
+        queue = prefill_wait_ms(busy, 1, prefill, targets.queue_cv, targets.statistic)
+        others = np.clip((mixed.busy_share - share) / (1.0 - share), 0.0, 1.0)
+        if targets.statistic is Statistic.MEAN:
+            rest = 0.5 * (others * prompt**2 + (1.0 - others) * mix.decode**2)
+            rest = rest / (others * prompt + (1.0 - others) * mix.decode)
+        else:
+            rest = targets.residual_share * np.where(others > 0.0, prompt, mix.decode)
+        stay = self.server.site.lengths.decode_tokens * self.tpot_ms(rate, mix)
+        return np.asarray(queue + rest + self._times.slot_wait_ms(slots, stay) + prefill + self.prefix_load_ms)
+
+    def tpot_ms(self, rate: FloatArray, mix: Mix) -> FloatArray:
+        """TPOT at the SLO's statistic.
+
+        A request sees a Poisson number of foreign prompts on all lanes during its stay, each of which makes up to K of
+        its steps longer, fewer where prompts coincide; its TPOT varies with their number.
+        """
+        site, mixed = self.server.site, mix.at(rate)
+        tpot = mixed.step_ms / site.tokens_per_step
+        if self.targets.deviations == 0.0:
+            return np.asarray(tpot)
+        steps = max(self.decode_steps, 1e-12)
+        prompts = rate * steps * mixed.step_ms
+        alone = np.minimum(mixed.busy_share / np.maximum(mix.lanes * mixed.share, 1e-300), 1.0)
+        longer = mix.chunks * (mix.one - mix.decode) * alone
+        spread = self.targets.deviations * longer * np.sqrt(prompts) / steps
+        return np.asarray(tpot + max(self.targets.arrival_cv, 1.0) * spread / site.tokens_per_step)
 
 
 def serve_options(
@@ -343,12 +334,9 @@ def _options(family: Family, rates: Rates, slots: IntArray, rate: FloatArray, or
     """The block of chosen batches, with the latencies at their rates (requests/ms)."""
     server, targets = rates.server, rates.targets
     wanted, column = np.asarray(slots, dtype=float)[:, None], rate[:, None]
-    times = DecodeTimes(server, targets)
-    seen = times.seen(wanted, times.in_flight(wanted))
-    decode = server.decode_step_ms(seen, wanted)
-    mixed = server.mixed_step_ms(seen, wanted, rates.chunks)
-    tpot = rates.tpot_ms(column, decode, mixed)
-    stay = rates.chunks * mixed + server.site.lengths.decode_tokens * tpot
+    mix = rates.seen_mix(wanted)
+    tpot = rates.tpot_ms(column, mix)
+    stay = mix.chunks * mix.at(column).prompt_step_ms + server.site.lengths.decode_tokens * tpot
     flight = np.minimum(column * stay / np.asarray(server.copies[:, None], dtype=float), wanted)
     return OptionBlock.of(
         family,

@@ -58,8 +58,10 @@ class Server(Protocol):
     def decode_step_ms(self, in_flight: FloatArray, slots: FloatArray) -> FloatArray:
         """Step with only decoding sequences; `in_flight` and `slots` of one replica."""
 
-    def mixed_step_ms(self, in_flight: FloatArray, slots: FloatArray, chunks: ArrayLike) -> FloatArray:
-        """Step in which every lane also computes a prompt chunk."""
+    def mixed_step_ms(
+        self, in_flight: FloatArray, slots: FloatArray, chunks: ArrayLike, *, one_lane: bool = False
+    ) -> FloatArray:
+        """Step in which every lane, or only one, also computes a prompt chunk."""
 
     def slots_cap(self, chunk_tokens: FloatArray) -> IntArray:
         """Most slots of one replica that memory holds beside chunks of `chunk_tokens` (n,) tokens per lane."""
@@ -128,9 +130,11 @@ class WorkerServer:
         """Step with only decoding sequences."""
         return self.worker.decode_step_ms(in_flight, slots)
 
-    def mixed_step_ms(self, in_flight: FloatArray, slots: FloatArray, chunks: ArrayLike) -> FloatArray:
-        """Step in which every DP rank also computes a prompt chunk."""
-        return self.worker.mixed_step_ms(in_flight, slots, chunks)
+    def mixed_step_ms(
+        self, in_flight: FloatArray, slots: FloatArray, chunks: ArrayLike, *, one_lane: bool = False
+    ) -> FloatArray:
+        """Step in which every DP rank, or only one, also computes a prompt chunk."""
+        return self.worker.mixed_step_ms(in_flight, slots, chunks, one_lane=one_lane)
 
     def slots_cap(self, chunk_tokens: FloatArray) -> IntArray:
         """Most slots that memory holds."""
@@ -189,9 +193,12 @@ class AfdServer:
         """Step with only decoding sequences."""
         return self.unit.decode_step_ms(in_flight, self.copies[:, None], self.microbatches[:, None], slots)
 
-    def mixed_step_ms(self, in_flight: FloatArray, slots: FloatArray, chunks: ArrayLike) -> FloatArray:
-        """Step in which every attention replica also computes a prompt chunk."""
-        return self.unit.mixed_step_ms(in_flight, self.copies[:, None], self.microbatches[:, None], slots, chunks)
+    def mixed_step_ms(
+        self, in_flight: FloatArray, slots: FloatArray, chunks: ArrayLike, *, one_lane: bool = False
+    ) -> FloatArray:
+        """Step in which every attention replica, or only one, also computes a prompt chunk."""
+        copies, microbatches = self.copies[:, None], self.microbatches[:, None]
+        return self.unit.mixed_step_ms(in_flight, copies, microbatches, slots, chunks, one_lane=one_lane)
 
     def slots_cap(self, chunk_tokens: FloatArray) -> IntArray:
         """Most slots of one attention replica that memory holds; at least one per micro-batch or none."""

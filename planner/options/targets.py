@@ -52,3 +52,8 @@ class Targets:
     def deviations(self) -> float:
         """Standard deviations above the mean at which a normal variable has the SLO's percentile; 0 for the mean."""
         return 0.0 if self.statistic is Statistic.MEAN else NormalDist().inv_cdf(int(self.statistic.value[1:]) / 100.0)
+
+    @property
+    def residual_share(self) -> float:
+        """Rest of a step of fixed length that an arrival at a random moment waits for, at the statistic, in steps."""
+        return 0.5 if self.statistic is Statistic.MEAN else int(self.statistic.value[1:]) / 100.0

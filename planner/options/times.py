@@ -62,9 +62,12 @@ class DecodeTimes:
         return np.asarray(SLOT_WAIT_PROBABILITY * stay_ms / free)
 
     def first_ms(self, slots: FloatArray, mean: FloatArray | None = None) -> FloatArray:
-        """Decode part of TTFT: the wait for a slot and the steps before the first token is seen."""
+        """Decode part of TTFT: the wait for a slot, for the running step's end, and the steps to the first token."""
         wait = self.slot_wait_ms(slots, self.stay_ms(slots, mean))
-        return np.asarray(wait + self.server.site.engine.first_token_steps * self._seen_step_ms(slots, mean))
+        steps = float(self.server.site.engine.first_token_steps)
+        if steps > 0.0:
+            steps += self.targets.residual_share
+        return np.asarray(wait + steps * self._seen_step_ms(slots, mean))
 
     def _seen_step_ms(self, slots: FloatArray, mean: FloatArray | None) -> FloatArray:
         mean = self.in_flight(slots) if mean is None else mean
