@@ -211,10 +211,11 @@ def _serve(space: ServiceSpace, load: Load, server: Server, pool: PoolPlan) -> _
 
     mean = _in_flight(carried, pool.batch)
     mix = rates.mix(times.seen(slots, np.full((1, 1), mean)), slots)
+    mixed = mix.at(rate)
     return _One(
         Role.MIXED,
-        float(rates.ttft_ms(rate, mix, slots)[0, 0]),
-        float(rates.tpot_ms(rate, mix)[0, 0]),
+        float(rates.ttft_ms(mixed, mix, slots)[0, 0]),
+        float(rates.tpot_ms(mixed, mix)[0, 0]),
         mean / pool.batch,
         slots=pool.batch * copies,
         occupied=mean * copies,

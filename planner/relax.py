@@ -502,7 +502,8 @@ def _serving(part: ServiceSpace, mode: Mode) -> Iterator[tuple[FloatArray, Float
             kept = server.take(rows)
             rates = serve.Rates(kept, part.targets, np.full(rows.size, chunks), part.prefix_load_ms(server))
             slots = _slots(kept, cap[rows])
-            mix, idle = rates.seen_mix(slots), np.zeros_like(slots)
+            mix = rates.seen_mix(slots)
+            idle = mix.at(np.zeros_like(slots))
             yield rates.ttft_ms(idle, mix, slots).ravel(), rates.tpot_ms(idle, mix).ravel()
 
 

@@ -15,7 +15,7 @@ from planner.costs.site import Site
 from planner.costs.worker import Worker, dispatch_bytes
 from planner.options.block import Family, OptionBlock
 from planner.options.decode import NO_LEVEL, DecodeSide, Level
-from planner.options.layouts import afd_units, layouts
+from planner.options.layouts import DECODING_PIPELINE_DEGREES, afd_units, layouts
 from planner.options.prefill import NO_TRANSFER, PrefillSide, Transfer
 from planner.options.serve import serve_options
 from planner.options.server import AfdServer, Server, WorkerServer
@@ -202,7 +202,8 @@ class ServiceSpace:
         """Whatever decodes in a mode."""
         if mode in (Mode.AFD, Mode.PREFILL_DECODE_AFD):
             return [(unit.unit, unit) for unit in self.units]
-        return [(worker, WorkerServer(worker)) for worker in self.workers]
+        decoding = [worker for worker in self.workers if worker.layout.pp in DECODING_PIPELINE_DEGREES]
+        return [(worker, WorkerServer(worker)) for worker in decoding]
 
 
 @dataclass(frozen=True, eq=False)

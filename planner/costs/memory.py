@@ -41,11 +41,16 @@ class Reservation:
             return 0
         if self.each_bytes <= 0.0:
             return 1 << 20
-        low, high = 1, 2 + int((free_bytes - self.shared_bytes) / self.each_bytes)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.bytes(middle) <= free_bytes else (low, middle)
-        return low
+        # Solved for sqrt(n) as if sharing were even; the last steps are taken one by one.
+        each = self.each_bytes + (0.0 if math.isinf(self.sharers) else self.shared_bytes / self.sharers)
+        free = free_bytes - (self.shared_bytes if math.isinf(self.sharers) else 0.0)
+        half = 0.5 * math.sqrt(0.75) * self.growth_bytes
+        found = max(1, int(((math.sqrt(half**2 + each * max(free, 0.0)) - half) / each) ** 2))
+        while self.bytes(found) > free_bytes:
+            found -= 1
+        while self.bytes(found + 1) <= free_bytes:
+            found += 1
+        return found
 
 
 def reserve(site: Site, tp: int, pp: int, *, decode: bool) -> Reservation:

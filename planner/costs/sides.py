@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from planner.costs.attention import kv_bytes
 from planner.costs.fabric import Fabric
@@ -100,6 +100,19 @@ def ffn_gemms(intermediate: int, gated: bool, hidden: int, tp: int, precision: P
     ]
 
 
+@dataclass(frozen=True, eq=False)
+class _Cores:
+    """Attention cores of prompt chunks: chunk counts (k,), ascending, and times per layer group (k, groups)."""
+
+    chunks: NDArray[np.int64]
+    rows: FloatArray
+
+    def covers(self, wanted: NDArray[np.int64]) -> bool:
+        """Whether every wanted chunk count is there."""
+        where = np.minimum(np.searchsorted(self.chunks, wanted), self.chunks.size - 1)
+        return bool((self.chunks[where] == wanted).all())
+
+
 @dataclass(frozen=True)
 class AttentionSide:
     """The attention side of a model on the `tp` ranks of one data-parallel rank.
@@ -121,7 +134,7 @@ class AttentionSide:
     kernels: Kernels
     fabric: Fabric
     queries: int = 1
-    _cores: dict[tuple[Lengths, float], list[float]] = field(default_factory=dict, repr=False, compare=False)
+    _cores: dict[Lengths, _Cores] = field(default_factory=dict, repr=False, compare=False)
     _totals: dict[int, PiecewiseLinear] = field(default_factory=dict, repr=False, compare=False)
 
     def group_gemms(self, index: int) -> list[Gemm]:
@@ -198,12 +211,14 @@ class AttentionSide:
         Returns:
             Per layer group an array of the shape of `chunks`: the mean over the prompt's chunks.
         """
-        values, inverse = np.unique(np.asarray(chunks), return_inverse=True)
-        for value in values.tolist():
-            if (lengths, value) not in self._cores:
-                self._cores[lengths, value] = self._mean_core_ms(lengths, int(value))
-        rows = np.array([self._cores[lengths, value] for value in values.tolist()])
-        return [np.asarray(rows[inverse, index]) for index in range(len(self.model.layers))]
+        wanted = np.asarray(chunks)
+        known = self._cores.get(lengths)
+        if known is None or not known.covers(wanted):
+            values = np.unique(wanted if known is None else np.concatenate([known.chunks, wanted.ravel()]))
+            rows = np.array([self._mean_core_ms(lengths, int(value)) for value in values])
+            known = self._cores[lengths] = _Cores(values, rows)
+        where = np.searchsorted(known.chunks, wanted)
+        return [np.asarray(known.rows[where, index]) for index in range(len(self.model.layers))]
 
     def _mean_core_ms(self, lengths: Lengths, chunks: int) -> list[float]:
         size = lengths.input / chunks

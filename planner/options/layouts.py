@@ -19,6 +19,11 @@ IntArray = NDArray[np.int64]
 
 TENSOR_DEGREES = (1, 2, 4, 8, 16)
 PIPELINE_DEGREES = (1, 2, 3, 4, 8)
+"""Pipeline stages of prefill workers, whose chunks follow one another through them."""
+
+DECODING_PIPELINE_DEGREES = (1, 2, 4)
+"""Pipeline stages of workers that decode: a token passes all stages, so that deep pipelines never pay for it."""
+
 WIDEST_EXPERT_PARALLELISM = 320
 MOST_REDUNDANCY = 1.5
 """Expert slots over experts: engines allow some redundant copies; more than half again is not worth its memory."""

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from planner.costs.linear import FloatArray
 
-SHARE_ROUNDS = 4
+SHARE_ROUNDS = 3
 ROOT_STEPS = 24
 ROOT_TOLERANCE = 1e-11
 LARGEST_EXPONENT = 600.0
@@ -48,12 +48,14 @@ class Mixed:
     """A server at some rate; arrays of one shape.
 
     Args:
+        rate: requests/ms.
         share: share of steps in which a given lane computes a chunk; 1 or more where the rate is too high.
         busy_share: share of steps with a chunk on some lane.
         step_ms: mean step.
         prompt_step_ms: mean step in which a given lane computes a chunk.
     """
 
+    rate: FloatArray
     share: FloatArray
     busy_share: FloatArray
     step_ms: FloatArray
@@ -80,6 +82,8 @@ class Mix:
 
     def at(self, rate: FloatArray) -> Mixed:
         """The server at a rate in requests/ms."""
+        if (self.lanes == 1).all():
+            return self._one_lane(rate)
         lane_work = rate * self.chunks / self.lanes
         slope = (self.every - self.one) / np.maximum(self.lanes - 1.0, 1.0)
         in_busy = self.one + np.minimum(lane_work * self.one, 1.0) * (self.every - self.one)
@@ -95,13 +99,20 @@ class Mix:
             share = np.minimum(lane_work * (self.decode + busy * first) / spread, 1.0)
             independent = -np.expm1(self.lanes * np.log1p(-np.minimum(share, 1.0 - 1e-12)))
             busy = few + np.sqrt(share) * np.maximum(independent - few, 0.0)
-        # One lane: P = phi = K R tau is explicit.
-        alone = self.decode / np.maximum(1.0 - lane_work * (self.one - self.decode), 1.0 / SWAMPED)
-        step = np.where(self.lanes > 1, (self.decode + busy * first) / spread, alone)
+        alone = self._one_lane(rate)
+        several = self.lanes > 1
+        step = np.where(several, (self.decode + busy * first) / spread, alone.step_ms)
         share = lane_work * step
-        busy = np.where(self.lanes > 1, busy, np.minimum(share, 1.0))
+        busy = np.where(several, busy, alone.busy_share)
         prompt = self.one + np.minimum(share, 1.0) * (self.every - self.one)
-        return Mixed(share, busy, step, prompt)
+        return Mixed(rate, share, busy, step, prompt)
+
+    def _one_lane(self, rate: FloatArray) -> Mixed:
+        """One lane: P = phi = K R tau, which is explicit."""
+        work = rate * self.chunks
+        step = self.decode / np.maximum(1.0 - work * (self.one - self.decode), 1.0 / SWAMPED)
+        share = work * step
+        return Mixed(rate, share, np.minimum(share, 1.0), step, self.one * np.ones_like(step))
 
     def in_flight(self, rate: FloatArray, decode_steps: float) -> FloatArray:
         """Mean requests in flight on the server, without those that wait."""

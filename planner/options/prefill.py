@@ -143,13 +143,26 @@ class PrefillSide:
         rows, room, exposed = np.concatenate(rows_of), np.concatenate(room_of), np.concatenate(exposed_of)
         key_of = np.repeat(np.arange(len(keys)), [part.size for part in rows_of])
         batch, time, worker = tried.prompts[rows], tried.time_ms[rows], tried.worker[rows]
-        busy = largest_utilisation(np.minimum(room, 1e9), batch, time, targets.queue_cv, targets.statistic)
-        rate = 1e3 * busy * batch / time
+        group = key_of * len(self._workers) + worker
+        most = 1e3 * batch / time
         if transfer.bytes_per_request > 0:
-            rate = np.minimum(rate, 1e3 * self._nics[worker] / transfer.bytes_per_request)
-        order = np.lexsort((rate, worker, key_of))
-        group = key_of[order] * len(self._workers) + worker[order]
-        best = order[np.flatnonzero(np.diff(group, append=-1))]
+            most = np.minimum(most, 1e3 * self._nics[worker] / transfer.bytes_per_request)
+        busy, rate = np.zeros(rows.size), np.zeros(rows.size)
+
+        def solve(at: IntArray) -> None:
+            """Find the utilisation and rate of some options."""
+            limit = np.minimum(room[at], 1e9)
+            busy[at] = largest_utilisation(limit, batch[at], time[at], targets.queue_cv, targets.statistic)
+            rate[at] = np.minimum(1e3 * busy[at] * batch[at] / time[at], most[at])
+
+        # The option of each worker that promises most is solved first; then only those that could still beat it.
+        promise = most * room / (room + 0.5 * time)
+        leader = _best_of(group, promise)
+        solve(leader)
+        best_rate = np.zeros(len(keys) * len(self._workers))
+        best_rate[group[leader]] = rate[leader]
+        solve(np.setdiff1d(np.flatnonzero(most > best_rate[group]), leader))
+        best = _best_of(group, rate)
         best = best[rate[best] > 0.0]
         for number, key in enumerate(keys):
             mine = best[key_of[best] == number]
@@ -173,6 +186,12 @@ class PrefillSide:
                 residency_s=1e-3 * (time + exposed)[mine],
                 level=np.zeros(mine.size, dtype=np.int64),
             )
+
+
+def _best_of(group: IntArray, value: FloatArray) -> IntArray:
+    """Row of the largest value of every group."""
+    order = np.lexsort((value, group))
+    return np.asarray(order[np.flatnonzero(np.diff(group[order], append=-1))])
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from planner.costs.linear import FloatArray
 from planner.costs.queueing import prefill_wait_ms
 from planner.options.block import Family, OptionBlock
 from planner.options.frontier import needed
-from planner.options.mixing import Mix
+from planner.options.mixing import Mix, Mixed
 from planner.options.places import join_places
 from planner.options.search import NARROWINGS, around, batch_of, best_batches, class_grid, classes, last_full
 from planner.options.server import Server
@@ -127,9 +127,9 @@ class Rates:
     def _holds(self, rate: FloatArray, mix: Mix, slots: FloatArray) -> NDArray[np.bool_]:
         """Whether TTFT and TPOT hold at a rate."""
         mixed = mix.at(rate)
-        good = (mixed.share < 1.0) & (self.ttft_ms(rate, mix, slots) <= self.targets.ttft_ms)
+        good = (mixed.share < 1.0) & (self.ttft_ms(mixed, mix, slots) <= self.targets.ttft_ms)
         if not math.isinf(self.targets.tpot_ms) and self.decode_steps > 0:
-            good &= self.tpot_ms(rate, mix) <= self.targets.tpot_ms
+            good &= self.tpot_ms(mixed, mix) <= self.targets.tpot_ms
         return np.asarray(good)
 
     def cap(self, slots: FloatArray) -> FloatArray:
@@ -142,14 +142,14 @@ class Rates:
             low, high = np.where(good, middle, low), np.where(good, high, middle)
         return low
 
-    def ttft_ms(self, rate: FloatArray, mix: Mix, slots: FloatArray) -> FloatArray:
+    def ttft_ms(self, mixed: Mixed, mix: Mix, slots: FloatArray) -> FloatArray:
         """TTFT at the SLO's statistic: waits for slot, lane and the running step's end, prefix and prefill.
 
         A lane computes prompts back to back, and between prompts it takes part in the steps of the others, which do not
         end when a prompt arrives: a queue with vacations, whose mean wait is the plain queue's plus E[v^2] / 2 E[v] for
         steps v without the lane (Fuhrmann and Cooper 1985). At a percentile that share of a step with chunks is added.
         """
-        targets, mixed = self.targets, mix.at(rate)
+        targets = self.targets
         prompt, step = mixed.prompt_step_ms, mixed.step_ms
         prefill = mix.chunks * prompt
         share = np.minimum(mixed.share, 1.0 - 1e-9)
@@ -161,21 +161,21 @@ class Rates:
             rest = rest / (others * prompt + (1.0 - others) * mix.decode)
         else:
             rest = targets.residual_share * np.where(others > 0.0, prompt, mix.decode)
-        stay = self.server.site.lengths.decode_tokens * self.tpot_ms(rate, mix)
+        stay = self.server.site.lengths.decode_tokens * self.tpot_ms(mixed, mix)
         return np.asarray(queue + rest + self._times.slot_wait_ms(slots, stay) + prefill + self.prefix_load_ms)
 
-    def tpot_ms(self, rate: FloatArray, mix: Mix) -> FloatArray:
+    def tpot_ms(self, mixed: Mixed, mix: Mix) -> FloatArray:
         """TPOT at the SLO's statistic.
 
         A request sees a Poisson number of foreign prompts on all lanes during its stay, each of which makes up to K of
         its steps longer, fewer where prompts coincide; its TPOT varies with their number.
         """
-        site, mixed = self.server.site, mix.at(rate)
+        site = self.server.site
         tpot = mixed.step_ms / site.tokens_per_step
         if self.targets.deviations == 0.0:
             return np.asarray(tpot)
         steps = max(self.decode_steps, 1e-12)
-        prompts = rate * steps * mixed.step_ms
+        prompts = mixed.rate * steps * mixed.step_ms
         alone = np.minimum(mixed.busy_share / np.maximum(mix.lanes * mixed.share, 1e-300), 1.0)
         longer = mix.chunks * (mix.one - mix.decode) * alone
         spread = self.targets.deviations * longer * np.sqrt(prompts) / steps
@@ -299,11 +299,14 @@ class _Candidates:
         best = best_batches(rates.within, self.cap, parts, (self.low, self.high))
         full = best[:, 0]
         above = np.maximum(best[:, 1] - full, 0)
-        offsets = np.stack([np.zeros_like(above), above, above + 1, parts], axis=1)
-        slots = np.minimum(full[:, None] + offsets, self.cap[:, None])
-        slots = np.concatenate([slots, best[:, 2:]], axis=1)
+        # Within the SLO the slots can be filled; in the next batch and class above the SLO sets the rate.
+        beyond = np.minimum(full[:, None] + np.stack([above + 1, parts], axis=1), self.cap[:, None])
+        slots = np.concatenate([best, beyond], axis=1)
         wanted = np.asarray(np.maximum(slots, 1), dtype=float)
-        rate = np.where(slots > 0, np.minimum(rates.little(wanted), rates.cap(wanted)), 0.0)
+        rate = rates.little(wanted)
+        columns = best.shape[1]
+        rate[:, columns:] = np.minimum(rate[:, columns:], rates.cap(wanted[:, columns:]))
+        rate = np.where(slots > 0, rate, 0.0)
         chosen = np.argmax(rate, axis=1)
         rows = np.arange(self.cap.size)
         good = np.flatnonzero(rate[rows, chosen] > 0.0)
@@ -335,8 +338,9 @@ def _options(family: Family, rates: Rates, slots: IntArray, rate: FloatArray, or
     server, targets = rates.server, rates.targets
     wanted, column = np.asarray(slots, dtype=float)[:, None], rate[:, None]
     mix = rates.seen_mix(wanted)
-    tpot = rates.tpot_ms(column, mix)
-    stay = mix.chunks * mix.at(column).prompt_step_ms + server.site.lengths.decode_tokens * tpot
+    mixed = mix.at(column)
+    tpot = rates.tpot_ms(mixed, mix)
+    stay = mix.chunks * mixed.prompt_step_ms + server.site.lengths.decode_tokens * tpot
     flight = np.minimum(column * stay / np.asarray(server.copies[:, None], dtype=float), wanted)
     return OptionBlock.of(
         family,
