@@ -7,6 +7,7 @@ from typing import Literal
 from planner.assemble import build
 from planner.comparison import compare_modes
 from planner.explanation import explained, with_explanation
+from planner.fractional import with_fractional_batches
 from planner.ranking import best_plans, distance_note
 from planner.relax import relaxations
 from planner.solve import Progress, solve
@@ -41,7 +42,8 @@ def plan(
         scenario: the question.
         gap: relative gap at which a plan counts as optimal.
         time_limit_s: wall clock for everything.
-        formulation: how batches are chosen: every whole number, or continuous.
+        formulation: `columns`, every whole batch; or `piecewise`, which proves the same plan against fractional batches
+            as well.
         explain: whether to say what binds or, without a plan, to search the smallest changes that allow one.
         slowdown: factors on kernel and communication times.
         progress: told of every stage, the incumbent and the bound.
@@ -143,11 +145,13 @@ def _plan(
     progress: Progress | None,
 ) -> tuple[Space, Plan]:
     """The declared space and its plan."""
-    if formulation != "columns":
-        raise SpecError(f"must be columns, got {formulation!r}", field="formulation")
+    if formulation not in ("columns", "piecewise"):
+        raise SpecError(f"must be columns or piecewise, got {formulation!r}", field="formulation")
     space = _space(scenario, slowdown)
     solved = solve(space, gap=gap, time_limit_s=clock.left_s, progress=progress)
     found = build(space, solved, gap=gap)
+    if formulation == "piecewise":
+        found = with_fractional_batches(found, space, solved, gap=gap, time_limit_s=clock.left_s)
     if not explain:
         return space, found
     found = explained(space, solved, found)

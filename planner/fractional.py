@@ -36,6 +36,7 @@ from planner.options.frontier import needed
 from planner.options.places import join_places
 from planner.options.prefill import PrefillSide
 from planner.options.search import BOUND_POINTS, batch_of, class_grid
+from planner.options.serve import Rival
 from planner.options.server import Server
 from planner.options.targets import Targets
 from planner.options.times import DecodeTimes
@@ -314,12 +315,12 @@ class FractionalService(ServiceSpace):
         rejected = {mode: Counter[str]() for mode in part.rejected}
         return FractionalService(part.index, part.service, part.sites, part.targets, part.workers, part.units, rejected)
 
-    def groups(self, mode: Mode, *, prune: bool = True) -> ModeOptions | HandOver:
+    def groups(self, mode: Mode, *, prune: bool = True, rival: Rival | None = None) -> ModeOptions | HandOver:
         """The options of a mode, decode servers at their largest batches; the arguments of `ServiceSpace.groups`."""
         prune = prune and not any(math.isfinite(fabric_limit(site.pool)) for site in self.sites)
         hands_over = mode in (Mode.PREFILL_DECODE, Mode.PREFILL_DECODE_AFD)
         if not continuous(self) or self.service.phase is Phase.PREFILL:
-            return super().groups(mode, prune=prune)
+            return super().groups(mode, prune=prune, rival=rival)
         if self.service.phase is Phase.DECODE and not hands_over:
             block = CurveSide(self.servers(mode), self.targets, 0.0, prune=prune).at([NO_LEVEL])
             alone = (Group(self.index, mode, Role.SERVE, block),)
@@ -333,7 +334,7 @@ class FractionalService(ServiceSpace):
                 PrefillSide(self.workers, self.targets, transfer, rejected, prune=prune),
                 CurveSide(self.servers(mode), self.targets, transfer.bytes_per_request, prune=prune),
             )
-        return super().groups(mode, prune=prune)
+        return super().groups(mode, prune=prune, rival=rival)
 
 
 def fractional_space(space: Space) -> Space:

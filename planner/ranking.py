@@ -34,6 +34,8 @@ from formulations.table import Role as TableRole
 from planner.assemble import build
 from planner.costs.worker import Worker
 from planner.options.block import Family
+from planner.options.layouts import DECODING_PIPELINE_DEGREES
+from planner.options.serve import Rival
 from planner.options.server import Server, WorkerServer
 from planner.solve import Progress, Solved, solve
 from planner.space import HandOver, ModeOptions, ServiceSpace, Space
@@ -97,17 +99,18 @@ class WithoutLayouts(ServiceSpace):
         given["rejected"] = {mode: Counter[str]() for mode in part.rejected}
         return WithoutLayouts(**given, forbidden=forbidden, decoders=part.workers)
 
-    def groups(self, mode: Mode, *, prune: bool = True) -> ModeOptions | HandOver:
+    def groups(self, mode: Mode, *, prune: bool = True, rival: Rival | None = None) -> ModeOptions | HandOver:
         """The options of a mode, from the servers that are left for each role."""
         role = TableRole.PREFILL if mode in HAND_OVER else TableRole.SERVE
         prompts = tuple(worker for worker in self.decoders if self._allows(mode, role, worker))
-        return ServiceSpace.groups(replace(self, workers=prompts), mode, prune=prune)
+        return ServiceSpace.groups(replace(self, workers=prompts), mode, prune=prune, rival=rival)
 
-    def servers(self, mode: Mode) -> list[tuple[Family, Server]]:
+    def unlimited_servers(self, mode: Mode) -> list[tuple[Family, Server]]:
         """Whatever decodes in a mode and is left."""
         role = TableRole.DECODE if mode in HAND_OVER else TableRole.SERVE
         if mode not in DISAGGREGATED_FFN:
-            return [(w, WorkerServer(w)) for w in self.decoders if self._allows(mode, role, w)]
+            left_over = [w for w in self.decoders if w.layout.pp in DECODING_PIPELINE_DEGREES]
+            return [(w, WorkerServer(w)) for w in left_over if self._allows(mode, role, w)]
         left: list[tuple[Family, Server]] = []
         for server in self.units:
             pairs = zip(server.copies.tolist(), server.microbatches.tolist(), strict=True)

@@ -26,7 +26,8 @@ from formulations.table import Role
 from planner.costs.linear import FloatArray
 from planner.levels import best_rates, fewest_gpus
 from planner.options.decode import Level
-from planner.space import Group, HandOver, ModeOptions, Space
+from planner.options.serve import Rival
+from planner.space import Group, HandOver, ModeOptions, ServiceSpace, Space
 from planner.table import Tables, fabric_limit, tables, unit_cost
 from specs.service import Mode
 
@@ -101,32 +102,57 @@ class _Search:
         self._start = perf_counter()
         self._end = self._start + time_limit_s
         self._maximizing = space.scenario.objective.maximizing
+        split = any(part.service.split for part in space.services)
+        # Rows that see residency or traffic tell apart servers that are otherwise alike.
+        coupled = self._closed_loop() or bool(np.isfinite(self._fabric_limits()).any())
+        single = len(space.services) == 1 and len(space.pools) == 1 and refuse is None
+        self._by_knapsack = single and not split and not coupled
+        self._beaten = -math.inf if self._maximizing else math.inf
         self._fixed: list[Group] = []
         self._handed: dict[Key, HandOver] = {}
-        for part in space.services:
-            for mode in part.service.modes:
-                self._tell(f"options of {part.service.name}: {mode.value}", None, None)
-                found = part.groups(mode)
-                if isinstance(found, HandOver):
-                    self._handed[part.index, mode] = found
-                else:
-                    self._fixed += found.exact
-        self._levels: dict[Key, tuple[Level, ...]] = {key: each.first_levels() for key, each in self._handed.items()}
-        self._beaten = -math.inf if self._maximizing else math.inf
+        self._levels: dict[Key, tuple[Level, ...]] = {}
+        rival: Rival | None = None
+        for part, mode in self._modes():
+            self._tell(f"options of {part.service.name}: {mode.value}", None, None)
+            found = part.groups(mode, prune=not coupled, rival=rival)
+            if isinstance(found, HandOver):
+                self._handed[part.index, mode] = found
+                self._levels[part.index, mode] = found.first_levels()
+                if self._by_knapsack and self._maximizing and mode is Mode.PREFILL_DECODE:
+                    rival = self._rival(rival, found)
+            else:
+                self._fixed += found.exact
+                if found.given_up_rps > 0.0:
+                    worth = part.service.weight * part.sites[0].lengths.output
+                    self._beaten = max(self._beaten, found.given_up_rps * worth)
         self._seen = sum(len(levels) for levels in self._levels.values())
         self._seconds = {"options": perf_counter() - self._start, "solve": 0.0}
 
+    def _modes(self) -> list[tuple[ServiceSpace, Mode]]:
+        """Services and modes; those with a hand-over first, since they can make others needless."""
+        pairs = [(part, mode) for part in self._space.services for mode in part.service.modes]
+        return sorted(pairs, key=lambda pair: pair[1] not in (Mode.PREFILL_DECODE, Mode.PREFILL_DECODE_AFD))
+
+    def _rival(self, known: Rival | None, found: HandOver) -> Rival | None:
+        """The better of what is known and what the first levels of a P/D mode reach, where GPUs are all that counts."""
+        (pool,) = self._space.pools
+        if pool.count > pool.scale_up_domain > pool.gpus_per_node:
+            return known
+        options = found.options(found.first_levels())
+        if not options.levels:
+            return known
+        rate = float(best_rates(options, pool.count, optimistic=False).max())
+        demand = self._space.services[0].service.demand_rps
+        rate = rate if demand is None else min(rate, demand)
+        return known if known is not None and known.rate_rps >= rate else Rival(pool.count, rate)
+
     def run(self) -> Solved:
         """Solve, split, solve again."""
-        single = len(self._space.services) == 1 and len(self._space.pools) == 1 and self._refuse is None
-        split = any(part.service.split for part in self._space.services)
-        coupled = split or self._closed_loop() or bool(np.isfinite(self._fabric_limits()).any())
-        by_knapsack = single and not coupled
         best: tuple[Tables, Solution] | None = None
         bound = total = math.inf
         for number in range(MOST_ROUNDS):
             options = {key: self._handed[key].options(levels) for key, levels in self._levels.items() if levels}
-            if by_knapsack:
+            if self._by_knapsack:
                 exact, bound, alive = self._round_by_knapsack(options)
             else:
                 exact, bound, alive = self._round_by_program(options)

@@ -17,7 +17,7 @@ from planner.options.block import Family, OptionBlock
 from planner.options.decode import NO_LEVEL, DecodeSide, Level
 from planner.options.layouts import DECODING_PIPELINE_DEGREES, afd_units, layouts
 from planner.options.prefill import NO_TRANSFER, PrefillSide, Transfer
-from planner.options.serve import serve_options
+from planner.options.serve import Rival, serve_options
 from planner.options.server import AfdServer, Server, WorkerServer
 from planner.options.targets import Targets
 from specs.model import MoeFfn
@@ -66,11 +66,13 @@ class ModeOptions:
         optimistic: prefill at each level has the budget of the level's lower end, so that no plan with finer levels is
             better than the best of these.
         levels: the TTFT levels.
+        given_up_rps: bound on the rate of a mode without options because another one reaches more; else 0.
     """
 
     exact: tuple[Group, ...]
     optimistic: tuple[Group, ...]
     levels: tuple[Level, ...]
+    given_up_rps: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,12 +167,13 @@ class ServiceSpace:
 
     # -- groups by mode ------------------------------------------------------------------------------------------
 
-    def groups(self, mode: Mode, *, prune: bool = True) -> ModeOptions | HandOver:
+    def groups(self, mode: Mode, *, prune: bool = True, rival: Rival | None = None) -> ModeOptions | HandOver:
         """The options of a mode: at once, or for levels to be chosen where requests are handed over.
 
         Args:
             mode: serving mode.
             prune: whether servers may be dropped by bounds before their batches are known.
+            rival: what another mode reaches; a mode that serves whole requests gives up where it cannot reach that.
         """
         rejected = self.rejected[mode]
         phase, servers = self.service.phase, self.servers(mode)
@@ -186,7 +189,11 @@ class ServiceSpace:
         elif phase is Phase.DECODE:
             block = DecodeSide(servers, self.targets, 0.0, rejected, prune=prune).at([NO_LEVEL])
         else:
-            block = serve_options(servers, self.targets, self.prefix_load_ms, rejected, prune=prune)
+            block, given_up = serve_options(
+                servers, self.targets, self.prefix_load_ms, rejected, prune=prune, rival=rival
+            )
+            alone = (Group(self.index, mode, Role.SERVE, block),)
+            return ModeOptions(alone, alone, (NO_LEVEL,), given_up)
         alone = (Group(self.index, mode, Role.SERVE, block),)
         return ModeOptions(alone, alone, (NO_LEVEL,))
 
@@ -199,7 +206,22 @@ class ServiceSpace:
         return self._prefill[prune]
 
     def servers(self, mode: Mode) -> list[tuple[Family, Server]]:
-        """Whatever decodes in a mode."""
+        """Whatever decodes in a mode.
+
+        In a closed loop there are no more requests than clients, and a batch that waits for more would claim a longer
+        stay than they see: servers then stand once for every equal division of the clients over 1, 2, 3, 4, 6, 8, ...
+        of them.
+        """
+        servers = self.unlimited_servers(mode)
+        clients = self.sites[0].workload.arrival.concurrency
+        if not self.closed_loop or clients is None:
+            return servers
+        counts = [count << power for power in range(20) for count in (1, 3) if count << power <= clients]
+        limits = sorted({clients // count for count in counts}, reverse=True)
+        return [(family, server.limited(limit)) for family, server in servers for limit in limits]
+
+    def unlimited_servers(self, mode: Mode) -> list[tuple[Family, Server]]:
+        """Whatever decodes in a mode, with all the slots that memory holds."""
         if mode in (Mode.AFD, Mode.PREFILL_DECODE_AFD):
             return [(unit.unit, unit) for unit in self.units]
         decoding = [worker for worker in self.workers if worker.layout.pp in DECODING_PIPELINE_DEGREES]

@@ -189,7 +189,8 @@ def serve_options(
     rejected: Counter[str],
     *,
     prune: bool = True,
-) -> OptionBlock:
+    rival: Rival | None = None,
+) -> tuple[OptionBlock, float]:
     """The options that can be best, at most one per server and chunk count.
 
     With the slots the rate that fills them grows (Little) and the rate that the SLO allows shrinks, so the best batch
@@ -202,6 +203,10 @@ def serve_options(
         prefix_load_ms: time to bring one prompt's prefix to a server.
         rejected: counts of refused options, by reason.
         prune: whether servers may be dropped by bounds (see `planner.options.frontier`).
+        rival: what is reached without these servers, to give up early where they cannot reach it together.
+
+    Returns:
+        The options, and 0; or no options and a bound on the rate that all GPUs reach with them, requests/s.
     """
     candidates: list[_Candidates] = []
     for family, server in servers:
@@ -224,7 +229,25 @@ def serve_options(
         candidates = [each.narrowed(points) for each in candidates]
         if prune:
             candidates = _needed(candidates)
-    return OptionBlock.concat([each.best(rejected) for each in candidates])
+        if rival is not None and candidates:
+            best = max(float((each.high_rate / each.rates.server.gpus).max()) for each in candidates)
+            bound = 1e3 * best * rival.gpus * (1.0 + 1e-9)
+            if bound <= rival.rate_rps:
+                return OptionBlock.concat([]), bound
+    return OptionBlock.concat([each.best(rejected) for each in candidates]), 0.0
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What a service reaches in another mode.
+
+    Args:
+        gpus: GPUs of the one pool there is.
+        rate_rps: requests/s that another mode reaches on them.
+    """
+
+    gpus: int
+    rate_rps: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -55,6 +55,9 @@ class Server(Protocol):
     def take(self, rows: IntArray) -> Server:
         """The servers of some rows, which may repeat."""
 
+    def limited(self, most_slots: int) -> Server:
+        """The same servers with no more slots than requests that there can be."""
+
     def decode_step_ms(self, in_flight: FloatArray, slots: FloatArray) -> FloatArray:
         """Step with only decoding sequences; `in_flight` and `slots` of one replica."""
 
@@ -74,14 +77,20 @@ class WorkerServer:
     Args:
         worker: the worker.
         rows: n.
+        most_slots: slots beyond which there are no requests (closed loop); None for no limit.
     """
 
     worker: Worker
     rows: int = 1
+    most_slots: int | None = None
 
     def take(self, rows: IntArray) -> WorkerServer:
         """As many rows as `rows` has."""
-        return WorkerServer(self.worker, rows.size)
+        return WorkerServer(self.worker, rows.size, self.most_slots)
+
+    def limited(self, most_slots: int) -> WorkerServer:
+        """The same worker with no more slots."""
+        return replace(self, most_slots=most_slots)
 
     def _all(self, value: int) -> IntArray:
         return np.full(self.rows, value, dtype=np.int64)
@@ -138,7 +147,8 @@ class WorkerServer:
 
     def slots_cap(self, chunk_tokens: FloatArray) -> IntArray:
         """Most slots that memory holds."""
-        return _by_value(chunk_tokens, lambda tokens: self.worker.largest_slots(tokens, decode=True))
+        cap = _by_value(chunk_tokens, lambda tokens: self.worker.largest_slots(tokens, decode=True))
+        return cap if self.most_slots is None else np.minimum(cap, self.most_slots)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,15 +159,21 @@ class AfdServer:
         unit: what the units share.
         copies: attention replicas, shape (n,).
         microbatches: micro-batches in flight, shape (n,).
+        most_slots: slots of a unit beyond which there are no requests (closed loop); None for no limit.
     """
 
     unit: AfdUnit
     copies: IntArray
     microbatches: IntArray
+    most_slots: int | None = None
 
     def take(self, rows: IntArray) -> AfdServer:
         """The units of some rows."""
-        return AfdServer(self.unit, self.copies[rows], self.microbatches[rows])
+        return AfdServer(self.unit, self.copies[rows], self.microbatches[rows], self.most_slots)
+
+    def limited(self, most_slots: int) -> AfdServer:
+        """The same units with no more slots."""
+        return replace(self, most_slots=most_slots)
 
     @property
     def site(self) -> Site:
@@ -203,6 +219,8 @@ class AfdServer:
     def slots_cap(self, chunk_tokens: FloatArray) -> IntArray:
         """Most slots of one attention replica that memory holds; at least one per micro-batch or none."""
         cap = _by_value(chunk_tokens, self.unit.largest_slots)
+        if self.most_slots is not None:
+            cap = np.minimum(cap, self.most_slots // self.copies)
         fits = self.unit.ffn_fits(self.copies * chunk_tokens)
         return np.where(fits & (cap >= self.microbatches), cap, 0)
 

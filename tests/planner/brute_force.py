@@ -6,7 +6,8 @@ slots = m + 3 cv sqrt(m); all its times are those that a request sees at that oc
 
 - a decode server serves m / stay;
 - a server of whole requests, with K chunks per prompt, serves the largest rate at which the slots carry what is in
-  flight (Little) and TTFT and TPOT hold, found by bisection on the rate;
+  flight (Little) and TTFT and TPOT hold, found by bisection on the rate; its mean step at a rate is the fixed point of
+  the definitions in `planner.options.mixing`, found by bisection on the step;
 - a prefill worker serves the largest rate whose wait fits what TTFT leaves after prefill, transfer and decode part.
 
 Every integer B up to the memory, every chunk count, every prompt batch is tried. Replicas are placed by enumerating
@@ -37,6 +38,7 @@ from tests.formulations.brute_force import fits
 WAIT_PROBABILITY = 0.00148  # Halfin-Whitt at three standard deviations: 1 / (1 + 3 Phi(3) / phi(3))
 DECODE_TOKENS = 512.0  # tokens on a rank for which a decode step reserves activations
 BISECTIONS = 40
+STEP_BISECTIONS = 40
 CLOSE = 1e-12
 INVERSE = 1e-9  # of a utilisation, to which `largest_utilisation` is believed
 
@@ -53,7 +55,10 @@ def footprint(items: Iterable[Item]) -> Footprint:
 
 @dataclass(frozen=True)
 class Machine:
-    """A server of any kind; `decode` and `mixed` take (mean in flight, slots[, chunks]) of one attention replica."""
+    """A server of any kind.
+
+    `decode` and `mixed` take (mean in flight, slots[, chunks, one_lane]) of one attention replica.
+    """
 
     items: Footprint
     site: Site
@@ -99,8 +104,8 @@ def machines(sites: Sequence[Site], mode: Mode) -> Iterator[Machine]:
                     def decode(mean, slots, unit=unit, copies=copies, batches=batches):
                         return unit.decode_step_ms(mean, copies, batches, slots)
 
-                    def mixed(mean, slots, chunks, unit=unit, copies=copies, batches=batches):
-                        return unit.mixed_step_ms(mean, copies, batches, slots, chunks)
+                    def mixed(mean, slots, chunks, one_lane=False, unit=unit, copies=copies, batches=batches):
+                        return unit.mixed_step_ms(mean, copies, batches, slots, chunks, one_lane=one_lane)
 
                     def cap(tokens, unit=unit, copies=copies, batches=batches):
                         slots = unit.largest_slots(tokens)
@@ -145,6 +150,11 @@ class Ask:
             return 0.0
         return NormalDist().inv_cdf(int(self.statistic.value[1:]) / 100)
 
+    @cached_property
+    def residual(self) -> float:
+        """Rest of the running step, uniform on (0, 1) steps, at the statistic."""
+        return 0.5 if self.statistic is Statistic.MEAN else int(self.statistic.value[1:]) / 100
+
     @property
     def tokens(self) -> float:
         """Tokens that decode steps produce."""
@@ -183,6 +193,56 @@ def chunkings(tokens: float, largest: int, smallest: int) -> list[int]:
 # -- raw options -----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Steps:
+    """Steps with no chunk, one chunk, and a chunk on every lane of n servers, ms; arrays (N,)."""
+
+    none: np.ndarray
+    one: np.ndarray
+    every: np.ndarray
+    chunks: np.ndarray
+    lanes: int
+
+    def take(self, rows: np.ndarray) -> Steps:
+        return Steps(self.none[rows], self.one[rows], self.every[rows], self.chunks[rows], self.lanes)
+
+    def some_busy(self, rate: np.ndarray, phi: np.ndarray) -> np.ndarray:
+        """Share of steps with a chunk on some lane, where a given lane has one in the share phi."""
+        if self.lanes == 1:
+            return phi
+        alone = np.minimum(self.chunks * rate / self.lanes * self.one, 1.0)
+        arriving = rate * (self.one + alone * (self.every - self.one))
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            run = (np.exp(self.chunks * arriving) - 1.0) / (1.0 - np.exp(-arriving))
+            gap = 1.0 / (1.0 - np.exp(-rate * self.none))
+            few = np.where(rate > 0.0, 1.0 / (1.0 + gap / run), 0.0)
+        independent = 1.0 - (1.0 - phi) ** self.lanes
+        return few + np.sqrt(phi) * np.maximum(independent - few, 0.0)
+
+    def mean(self, rate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The mean step, and whether the lanes can take the rate (requests/ms)."""
+        work = self.chunks * rate
+        if self.lanes == 1:
+            ok = work * self.one < 1.0
+            return self.none / np.where(ok, 1.0 - work * (self.one - self.none), 1.0), ok
+        slope = (self.every - self.one) / (self.lanes - 1)
+
+        def excess(tau: np.ndarray) -> np.ndarray:
+            busy = self.some_busy(rate, work * tau / self.lanes)
+            return self.none + busy * (self.one - self.none) + (work * tau - busy) * slope - tau
+
+        with np.errstate(divide="ignore"):
+            full = self.lanes / work
+        low, high = np.minimum(self.none, full), np.minimum(self.every, full)
+        # With a chunk on every lane all the time the step is that with every lane: more cannot be taken.
+        ok = (full > self.none) & (work * self.every < self.lanes)
+        for _ in range(STEP_BISECTIONS):
+            tau = 0.5 * (low + high)
+            longer = excess(tau) > 0.0
+            low, high = np.where(longer, tau, low), np.where(longer, high, tau)
+        return 0.5 * (low + high), ok
+
+
 @dataclass
 class ServeRates:
     """Every (slots, chunks) of one machine that serves whole requests; arrays (N,)."""
@@ -192,8 +252,8 @@ class ServeRates:
     slots: np.ndarray
     chunks: np.ndarray
     mean: np.ndarray = field(init=False)
-    at_mean: tuple[np.ndarray, np.ndarray] = field(init=False)
-    at_seen: tuple[np.ndarray, np.ndarray] = field(init=False)
+    at_mean: Steps = field(init=False)
+    at_seen: Steps = field(init=False)
 
     def __post_init__(self) -> None:
         slots = self.slots.astype(float)
@@ -201,44 +261,69 @@ class ServeRates:
         self.at_mean = self._steps(self.mean, slots)
         self.at_seen = self._steps(seen, slots)
 
-    def _steps(self, mean: np.ndarray, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.machine.decode(mean, slots), self.machine.mixed(mean, slots, self.chunks)
+    def _steps(self, mean: np.ndarray, slots: np.ndarray) -> Steps:
+        none, every = self.machine.decode(mean, slots), self.machine.mixed(mean, slots, self.chunks)
+        one = every if self.machine.lanes == 1 else self.machine.mixed(mean, slots, self.chunks, one_lane=True)
+        one = np.maximum(none, one)
+        return Steps(none, one, np.maximum(one, every), self.chunks, self.machine.lanes)
+
+    @property
+    def decode_steps(self) -> float:
+        return self.ask.tokens / self.ask.site.tokens_per_step
 
     def holds(self, rows: np.ndarray, rate: np.ndarray | float) -> np.ndarray:
         """Whether slots, TPOT and TTFT allow a rate of requests/ms."""
+        rate = np.broadcast_to(rate, rows.shape)
+        carried = self._carried(rows, rate)
+        carried[carried] = self._meets(rows[carried], rate[carried])
+        return carried
+
+    def _carried(self, rows: np.ndarray, rate: np.ndarray) -> np.ndarray:
+        """Whether the slots carry what is in flight."""
+        steps = self.at_mean.take(rows)
+        tau, ok = steps.mean(rate)
+        phi = steps.chunks * rate * tau / steps.lanes
+        stay = steps.chunks * (steps.one + phi * (steps.every - steps.one)) + self.decode_steps * tau
+        return ok & (rate * stay <= self.mean[rows] * self.machine.copies)
+
+    def _meets(self, rows: np.ndarray, rate: np.ndarray) -> np.ndarray:
+        """Whether TPOT and TTFT hold."""
         ask, machine, slo = self.ask, self.machine, self.ask.service.slo
-        lane = np.broadcast_to(rate, rows.shape) / machine.lanes
-        chunks, steps = self.chunks[rows], ask.tokens / ask.site.tokens_per_step
-        decode, mixed = (each[rows] for each in self.at_mean)
-        share = chunks * lane * np.maximum(mixed - decode, 0.0)
-        ok = share < 1.0
-        step = decode / np.where(ok, 1.0 - share, 1.0)
-        stay = chunks * mixed + steps * step
-        ok &= lane * machine.lanes * stay <= self.mean[rows] * machine.copies
-        decode, mixed = (each[rows] for each in self.at_seen)
-        longer = np.maximum(mixed - decode, 0.0)
-        share = chunks * lane * longer
-        ok &= (share < 1.0) & (chunks * lane * mixed < 1.0)
-        decode_ms = steps * decode / np.where(ok, 1.0 - share, 1.0)
-        prompts = lane * decode_ms
-        varied = ask.z * max(ask.cv, 1.0) * chunks * longer * np.sqrt(prompts)
+        steps = self.at_seen.take(rows)
+        tau, ok = steps.mean(rate)
+        phi = np.where(ok, steps.chunks * rate * tau / steps.lanes, 0.0)
+        busy = steps.some_busy(rate, phi)
+        own = steps.one + phi * (steps.every - steps.one)
+        decode_ms = self.decode_steps * tau
+        # Prompts that coincide make fewer steps longer than K each.
+        apart = np.where(phi > 0.0, np.minimum(busy / np.where(phi > 0.0, steps.lanes * phi, 1.0), 1.0), 0.0)
+        longer = steps.chunks * (steps.one - steps.none) * apart
+        varied = ask.z * max(ask.cv, 1.0) * longer * np.sqrt(rate * decode_ms)
         if ask.tokens > 0:
             ok &= (decode_ms + varied) / ask.tokens <= slo.tpot_ms
-        prefill = chunks * mixed
+        prefill = steps.chunks * own
+        utilisation = rate * prefill / machine.lanes
+        ok &= utilisation < 1.0
+        # A lane between prompts takes part in steps of which this share has a chunk on another lane.
+        others = np.clip((busy - phi) / (1.0 - phi), 0.0, 1.0)
+        if ask.statistic is Statistic.MEAN:
+            first = others * own + (1.0 - others) * steps.none
+            rest = (others * own**2 + (1.0 - others) * steps.none**2) / (2.0 * first)
+        else:
+            rest = ask.residual * (np.where(rate > 0.0, own, steps.none) if machine.lanes > 1 else steps.none)
         wait = ask.slot_wait_ms(machine, self.slots[rows], self.mean[rows], decode_ms)
-        room = slo.ttft_ms - prefill - wait - prefix_load_ms(machine)
+        room = slo.ttft_ms - prefill - rest - wait - prefix_load_ms(machine)
         ok &= room >= 0.0
         # From p90 up a percentile is not below the mean, which is quicker to compute.
         for statistic in [Statistic.MEAN] * (ask.statistic is not Statistic.P50) + [ask.statistic]:
             some = np.flatnonzero(ok)
-            busy = (chunks * lane * mixed)[some]
-            ok[some] = prefill_wait_ms(busy, 1, prefill[some], ask.queue_cv, statistic) <= room[some]
+            ok[some] = prefill_wait_ms(utilisation[some], 1, prefill[some], ask.queue_cv, statistic) <= room[some]
         return ok
 
     def upper(self, rows: np.ndarray) -> np.ndarray:
-        decode, mixed = (each[rows] for each in self.at_mean)
-        fastest = self.chunks[rows] * mixed + self.ask.tokens / self.ask.site.tokens_per_step * decode
-        return self.mean[rows] * self.machine.copies / fastest
+        steps = self.at_mean
+        fastest = steps.chunks * steps.one + self.decode_steps * steps.none
+        return (self.mean * self.machine.copies / fastest)[rows]
 
 
 def prefix_load_ms(machine: Machine) -> float:
@@ -313,7 +398,8 @@ def decode(ask: Ask, sites: Sequence[Site], mode: Mode) -> DecodeRows:
         if moved > 0:
             rate = np.minimum(rate, 1e3 * machine.nics / moved)
         wait = ask.slot_wait_ms(machine, slots, mean, stay)
-        first = wait + ask.site.engine.first_token_steps * step
+        awaited = ask.site.engine.first_token_steps
+        first = wait + (awaited + ask.residual if awaited else 0.0) * step
         good = (step / ask.site.tokens_per_step <= slo.tpot_ms) & (first <= slo.ttft_ms)
         number = numbers.setdefault(machine.items, len(numbers))
         count = int(good.sum())
