@@ -25,6 +25,9 @@ DECODING_PIPELINE_DEGREES = (1, 2, 4)
 """Pipeline stages of workers that decode: a token passes all stages, so that deep pipelines never pay for it."""
 
 WIDEST_EXPERT_PARALLELISM = 320
+LARGEST_UNIT = 320
+"""GPUs of one AFD unit, attention and FFN together."""
+
 MOST_REDUNDANCY = 1.5
 """Expert slots over experts: engines allow some redundant copies; more than half again is not worth its memory."""
 MICROBATCHES = (1, 2, 3, 4)
@@ -218,5 +221,5 @@ def _attention_gpus(attention_site: Site, ffn_site: Site, ffn_gpus: int, *, scal
         room = domain - ffn_gpus if same else 0
     else:
         room = attention_site.pool.count - (ffn_gpus if same else 0)
-    limit = attention_site.service.limits.max_gpus_per_replica
-    return min(room, limit - ffn_gpus) if limit else room
+    limit = min(LARGEST_UNIT, attention_site.service.limits.max_gpus_per_replica or LARGEST_UNIT)
+    return min(room, limit - ffn_gpus)

@@ -119,6 +119,12 @@ class Mix:
         mixed = self.at(rate)
         return np.asarray(rate * (self.chunks * mixed.prompt_step_ms + decode_steps * mixed.step_ms))
 
+    def rate_bounds(self, flight: FloatArray, decode_steps: float) -> tuple[FloatArray, FloatArray]:
+        """Bounds on `rate` without a search: no stay is shorter than with t_1 and t_d, nor longer than at that rate."""
+        high = np.asarray(flight / (self.chunks * self.one + decode_steps * self.decode))
+        mixed = self.at(high)
+        return np.asarray(flight / (self.chunks * mixed.prompt_step_ms + decode_steps * mixed.step_ms)), high
+
     def rate(self, flight: FloatArray, decode_steps: float) -> FloatArray:
         """The rate at which `flight` requests are in flight on the server, or the largest below it, requests/ms.
 

@@ -109,6 +109,17 @@ class Rates:
         mix = self.mix(mean, slots)
         return mix.rate(mean * self._copies, self.decode_steps)
 
+    def little_bounds(self, slots: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Bounds on `little`, an order of magnitude cheaper."""
+        mean = self._times.in_flight(slots)
+        return self.mix(mean, slots).rate_bounds(mean * self._copies, self.decode_steps)
+
+    def surely(self, slots: IntArray, low: FloatArray, high: FloatArray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Where `within` certainly holds and where it may, for a rate between two bounds."""
+        wanted = np.asarray(np.maximum(slots, 1), dtype=float)
+        mix = self.seen_mix(wanted)
+        return self._holds(high, mix, wanted), self._holds(low, mix, wanted)
+
     def possible(self) -> NDArray[np.bool_]:
         """Whether one request alone meets TTFT and TPOT, shape (n,): without that no batch does."""
         one = np.ones((self.chunk_counts.size, 1))
@@ -225,8 +236,8 @@ def serve_options(
             rejected["TTFT or TPOT"] += cap.size - possible.size
             if possible.size:
                 candidates.append(every.take(possible))
-    for points in NARROWINGS:
-        candidates = [each.narrowed(points) for each in candidates]
+    for number, points in enumerate(NARROWINGS):
+        candidates = [each.narrowed(points) if number else each.sketched(points) for each in candidates]
         if prune:
             candidates = _needed(candidates)
         if rival is not None and candidates:
@@ -286,6 +297,23 @@ class _Candidates:
             self.low_rate[rows],
             self.high_rate[rows],
         )
+
+    def sketched(self, points: int) -> _Candidates:
+        """First brackets from a grid of `points` classes, with bounds on the rates instead of the rates."""
+        parts = self.rates.server.parts
+        last = classes(self.cap, parts)
+        grid = class_grid(self.cap, parts, points)
+        slots = np.concatenate([batch_of(grid, self.cap, parts), last_full(self.cap, parts)[:, None]], axis=1)
+        least, most = self.rates.little_bounds(np.asarray(slots, dtype=float))
+        certain, perhaps = self.rates.surely(slots[:, :-1], least[:, :-1], most[:, :-1])
+        low, _ = around(grid, certain, last)
+        _, high = around(grid, perhaps, last)
+        rows = np.arange(self.cap.size)
+        at_low = np.maximum((grid <= low[:, None]).sum(axis=1) - 1, 0)
+        at_high = np.minimum((grid < high[:, None]).sum(axis=1), grid.shape[1] - 1)
+        low_rate = np.where(low > 0, least[rows, at_low], 0.0)
+        high_rate = np.where(high >= last, np.maximum(most[rows, at_high], most[:, -1]), most[rows, at_high])
+        return replace(self, low=low, high=np.maximum(high, low + 1), low_rate=low_rate, high_rate=high_rate)
 
     def narrowed(self, points: int) -> _Candidates:
         """The same with brackets narrowed by a grid of `points` classes between their ends."""

@@ -7,7 +7,7 @@ slots = m + 3 cv sqrt(m); all its times are those that a request sees at that oc
 - a decode server serves m / stay;
 - a server of whole requests, with K chunks per prompt, serves the largest rate at which the slots carry what is in
   flight (Little) and TTFT and TPOT hold, found by bisection on the rate; its mean step at a rate is the fixed point of
-  the definitions in `planner.options.mixing`, found by bisection on the step;
+  the definitions in `planner.options.mixing`, bracketed and halved;
 - a prefill worker serves the largest rate whose wait fits what TTFT leaves after prefill, transfer and decode part.
 
 Every integer B up to the memory, every chunk count, every prompt batch is tried. Replicas are placed by enumerating
@@ -38,7 +38,8 @@ from tests.formulations.brute_force import fits
 WAIT_PROBABILITY = 0.00148  # Halfin-Whitt at three standard deviations: 1 / (1 + 3 Phi(3) / phi(3))
 DECODE_TOKENS = 512.0  # tokens on a rank for which a decode step reserves activations
 BISECTIONS = 40
-STEP_BISECTIONS = 40
+STEP_HALVINGS = 60
+STEP_ERROR = 1e-13  # of a step
 CLOSE = 1e-12
 INVERSE = 1e-9  # of a utilisation, to which `largest_utilisation` is believed
 
@@ -206,16 +207,19 @@ class Steps:
     def take(self, rows: np.ndarray) -> Steps:
         return Steps(self.none[rows], self.one[rows], self.every[rows], self.chunks[rows], self.lanes)
 
-    def some_busy(self, rate: np.ndarray, phi: np.ndarray) -> np.ndarray:
-        """Share of steps with a chunk on some lane, where a given lane has one in the share phi."""
-        if self.lanes == 1:
-            return phi
+    def few_prompts(self, rate: np.ndarray) -> np.ndarray:
+        """Share of steps with a chunk on some lane where prompts are few."""
         alone = np.minimum(self.chunks * rate / self.lanes * self.one, 1.0)
         arriving = rate * (self.one + alone * (self.every - self.one))
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             run = (np.exp(self.chunks * arriving) - 1.0) / (1.0 - np.exp(-arriving))
             gap = 1.0 / (1.0 - np.exp(-rate * self.none))
-            few = np.where(rate > 0.0, 1.0 / (1.0 + gap / run), 0.0)
+            return np.where(rate > 0.0, 1.0 / (1.0 + gap / run), 0.0)
+
+    def some_busy(self, few: np.ndarray, phi: np.ndarray) -> np.ndarray:
+        """Share of steps with a chunk on some lane, where a given lane has one in the share phi."""
+        if self.lanes == 1:
+            return phi
         independent = 1.0 - (1.0 - phi) ** self.lanes
         return few + np.sqrt(phi) * np.maximum(independent - few, 0.0)
 
@@ -225,22 +229,28 @@ class Steps:
         if self.lanes == 1:
             ok = work * self.one < 1.0
             return self.none / np.where(ok, 1.0 - work * (self.one - self.none), 1.0), ok
-        slope = (self.every - self.one) / (self.lanes - 1)
+        slope, few = (self.every - self.one) / (self.lanes - 1), self.few_prompts(rate)
 
         def excess(tau: np.ndarray) -> np.ndarray:
-            busy = self.some_busy(rate, work * tau / self.lanes)
+            busy = self.some_busy(few, np.minimum(work * tau / self.lanes, 1.0))
             return self.none + busy * (self.one - self.none) + (work * tau - busy) * slope - tau
 
-        with np.errstate(divide="ignore"):
-            full = self.lanes / work
-        low, high = np.minimum(self.none, full), np.minimum(self.every, full)
         # With a chunk on every lane all the time the step is that with every lane: more cannot be taken.
-        ok = (full > self.none) & (work * self.every < self.lanes)
-        for _ in range(STEP_BISECTIONS):
-            tau = 0.5 * (low + high)
-            longer = excess(tau) > 0.0
-            low, high = np.where(longer, tau, low), np.where(longer, high, tau)
-        return 0.5 * (low + high), ok
+        ok = work * self.every < self.lanes
+        low, high = self.none, self.every
+        above, below = excess(low), excess(high)
+        for step in range(STEP_HALVINGS):
+            # The chord through both ends, and every third time the middle, so that both ends close in.
+            run = above - below
+            chord = (low * -below + high * above) / np.where(run > 0.0, run, 1.0)
+            inside = (run > 0.0) & (step % 3 < 2) & (chord > low) & (chord < high)
+            tau = np.where(inside, chord, 0.5 * (low + high))
+            value = excess(tau)
+            low, above = np.where(value >= 0.0, tau, low), np.where(value >= 0.0, value, above)
+            high, below = np.where(value <= 0.0, tau, high), np.where(value <= 0.0, value, below)
+            if np.all((np.abs(value) <= STEP_ERROR * tau) | ~ok):
+                break
+        return tau, ok
 
 
 @dataclass
@@ -292,7 +302,7 @@ class ServeRates:
         steps = self.at_seen.take(rows)
         tau, ok = steps.mean(rate)
         phi = np.where(ok, steps.chunks * rate * tau / steps.lanes, 0.0)
-        busy = steps.some_busy(rate, phi)
+        busy = steps.some_busy(steps.few_prompts(rate), phi)
         own = steps.one + phi * (steps.every - steps.one)
         decode_ms = self.decode_steps * tau
         # Prompts that coincide make fewer steps longer than K each.
