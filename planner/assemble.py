@@ -296,7 +296,7 @@ def _space_words(space: Space, solved: Solved) -> dict[str, str | int | float | 
         "AFD units (attention replicas x FFN replica x micro-batches)": units,
         "batches": "every integer that memory holds; the best per layout and level by monotone search",
         "prefill": "prompts per step: 1, 2, 4, ... below DP, then equal numbers on all ranks up to 16 each",
-        "chunks": "equal chunks of the prompt: 1, 2, 3, 4, 6, 8, 12, ... (mixed); 1, 2, 4, 8 x the fewest (prefill)",
+        "chunks": "equal chunks of the prompt: 1, 2, 4, 8, ... (mixed); 1, 2, 4, 8 x the fewest (prefill)",
         "utilisation": "the largest that the SLO allows, by root",
         "TTFT levels": solved.levels,
         "options in the program": len(solved.tables.options),

@@ -269,7 +269,9 @@ class HandOver:
         smallest = min(between[0], largest)
         rates = sorted({min(a, b) for a in self.prefill.links for b in self.decode.links})
         steps = np.geomspace(max(smallest, 1e-6), max(largest, 1e-6), FIRST_LEVELS + 1)
-        return tuple(ladder(rates, sorted({float(step) for step in steps[1:]}), smallest))
+        # The last level must admit the option that it was made from: rounding upwards, by less than any SLO can tell.
+        ends = sorted({*(float(step) for step in steps[1:-1]), largest * (1.0 + 1e-12)})
+        return tuple(ladder(rates, ends, smallest))
 
     def options(self, levels: Sequence[Level]) -> ModeOptions:
         """The options of some levels."""

@@ -80,11 +80,16 @@ class DecodeSide:
         return sorted({each.link_bytes_per_ms for each in self._coarse})
 
     def range_ms(self) -> tuple[float, float] | None:
-        """Smallest and largest decode part of TTFT that any needed option has; None without options."""
+        """Smallest and largest decode part of TTFT that an option within TPOT has; None without options.
+
+        With few slots the wait for one can be longer than with many: the last batch need not have the largest.
+        """
         block = self.within(np.inf)
         if not len(block):
             return None
-        return min(each.least_first_ms for each in self._coarse), float(block.ttft_ms.max())
+        parts = [each.first_ms[each.tpot_ms <= each.times.targets.tpot_ms].max(initial=0.0) for each in self._coarse]
+        least = min(each.least_first_ms for each in self._coarse)
+        return least, max(float(block.ttft_ms.max()), *(float(part) for part in parts))
 
     def within(self, decode_ms: float) -> OptionBlock:
         """The options whose decode part of TTFT is at most `decode_ms`, at most two per server."""

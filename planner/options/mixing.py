@@ -35,9 +35,9 @@ from numpy.typing import NDArray
 
 from planner.costs.linear import FloatArray
 
-SECANT_STEPS = 4
-BISECTIONS = 50
-SHARE_TOLERANCE = 1e-12
+SECANT_STEPS = 3
+BRACKET_STEPS = 40
+SHARE_TOLERANCE = 1e-11
 LARGEST_SHARE = 1.0 - 1e-12
 ROOT_STEPS = 24
 ROOT_TOLERANCE = 1e-11
@@ -96,7 +96,7 @@ class _Agreement:
         return np.clip(self.work * step, 0.0, 1.0)
 
     def share(self) -> FloatArray:
-        """The share at which both agree: a few secant steps for all, bisection for those that take longer."""
+        """The share at which both agree: a few secant steps for all, a bracket for those that take longer."""
         old = self._next(self.few)
         share = self._next(self.busy(old))
         old_excess = old - share
@@ -109,21 +109,34 @@ class _Agreement:
         left = np.flatnonzero(np.abs(share - self._next(self.busy(share))) > SHARE_TOLERANCE)
         if left.size:
             share = share.copy()
-            share.flat[left] = self._taken(left)._bisected()
+            share.flat[left] = self._taken(left)._bracketed()
         return share
 
     def _taken(self, rows: NDArray[np.intp]) -> _Agreement:
         columns = (self.lanes, self.work, self.decode, self.first, self.spread, self.few)
         return _Agreement(*(column.ravel()[rows] for column in columns))
 
-    def _bisected(self) -> FloatArray:
-        """The same by bisection: below the solution P asks for a larger share, at 1 for none larger."""
+    def _bracketed(self) -> FloatArray:
+        """The same by regula falsi (Illinois): below the solution P asks for a larger share, at 1 for none larger."""
         low, high = self._next(self.few), np.ones_like(self.few)
-        for _ in range(BISECTIONS):
-            middle = 0.5 * (low + high)
-            more = self._next(self.busy(middle)) > middle
-            low, high = np.where(more, middle, low), np.where(more, high, middle)
-        return high
+        low_value, high_value = low - self._next(self.busy(low)), high - self._next(self.busy(high))
+        side = np.zeros(low.shape, dtype=np.int64)
+        middle = high
+        for _ in range(BRACKET_STEPS):
+            width = np.where(high_value > low_value, high_value - low_value, 1.0)
+            inside = (high_value > 0.0) & (low_value < 0.0)
+            middle = np.where(
+                inside, (low * high_value - high * low_value) / width, np.where(low_value < 0.0, high, low)
+            )
+            value = middle - self._next(self.busy(middle))
+            if np.all(np.abs(value) <= SHARE_TOLERANCE):
+                break
+            above = value > 0.0
+            high_value = np.where(above, value, np.where(side == -1, 0.5 * high_value, high_value))
+            low_value = np.where(above, np.where(side == 1, 0.5 * low_value, low_value), value)
+            high, low = np.where(above, middle, high), np.where(above, low, middle)
+            side = np.where(above, 1, -1)
+        return np.asarray(middle)
 
 
 @dataclass(frozen=True, eq=False)

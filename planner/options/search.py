@@ -25,7 +25,7 @@ BoolArray = NDArray[np.bool_]
 BOUND_POINTS = 24
 """Points of the grid that bounds the rates of decode servers before their search."""
 
-NARROWINGS = (5, 4, 4, 4)
+NARROWINGS = (9, 4, 4, 4)
 """Points by which the bracket around the best batch is narrowed, with a pruning by bounds after each time."""
 
 GRID = 12

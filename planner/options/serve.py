@@ -35,12 +35,12 @@ BISECTIONS = 30
 
 
 def chunk_counts(input_tokens: float) -> IntArray:
-    """Equal chunks that a prompt may be cut into: 1, 2, 3, 4, 6, 8, 12, ... within the chunk sizes."""
+    """Equal chunks that a prompt may be cut into: the fewest that the largest chunk allows, then 2, 4, 8, ..."""
     fewest = math.ceil(input_tokens / LARGEST_CHUNK_TOKENS)
     most = max(fewest, int(input_tokens // SMALLEST_CHUNK_TOKENS))
     counts, base = {fewest}, 1
     while base <= most:
-        counts |= {count for count in (base, base * 3 // 2) if fewest <= count <= most}
+        counts |= {base} if base >= fewest else set()
         base *= 2
     return np.array(sorted(counts), dtype=np.int64)
 

@@ -184,10 +184,10 @@ class Ask:
 
 
 def chunkings(tokens: float, largest: int, smallest: int) -> list[int]:
-    """Chunk counts of a prompt in a mixed step: 1, 2, 3, 4, 6, 8, 12 ... whose chunks are of an allowed size."""
+    """Chunk counts of a prompt in a mixed step: 1, 2, 4, 8 ... whose chunks are of an allowed size."""
     fewest = math.ceil(tokens / largest)
     most = max(fewest, math.floor(tokens / smallest))
-    round_numbers = {2**i for i in range(40)} | {3 * 2**i for i in range(40)}
+    round_numbers = {2**i for i in range(40)}
     return sorted({fewest} | {count for count in round_numbers if fewest <= count <= most})
 
 

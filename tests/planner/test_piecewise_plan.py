@@ -167,7 +167,9 @@ def fine_rates(server: Any, part: Any, limits_ms: np.ndarray) -> np.ndarray:
     stay = tokens * step(batch)
     # A request sees itself beside the mean, but never more than there are slots.
     seen = step(np.minimum(batch + 1.0, batch + free))
-    first = WAIT * stay / free + site.engine.first_token_steps * seen
+    # An engine that emits the first token from a decode step waits half a step for the running one on average.
+    steps = site.engine.first_token_steps
+    first = WAIT * stay / free + (steps + 0.5 * (steps > 0)) * seen
     good = seen / site.tokens_per_step <= part.targets.tpot_ms
     rate = 1e3 * batch / stay
     if part.service.phase.value == "full":
@@ -354,7 +356,7 @@ def at_first_levels(made: Space, whole: Space) -> Tables:
 
 @pytest.mark.parametrize(
     ("name", "of_columns", "of_piecewise"),
-    [("expert hand-over", 19623.155849, 19877.083014), ("unit hand-over", 21862.839999, 21991.435128)],
+    [("expert hand-over", 19623.155849, 19858.642671), ("unit hand-over", 21862.839999, 21990.589151)],
 )
 def test_relaxations_are_as_tight_as_ever(name: str, of_columns: float, of_piecewise: float) -> None:
     whole = at_first_levels(space(name), space(name))
