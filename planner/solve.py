@@ -265,7 +265,8 @@ class _Search:
             for number, level in enumerate(self._levels[key]):
                 ends = taken.get((level.link_bytes_per_ms, level.decode_ms), ()) if number in numbers else ()
                 below = level.decode_ms_below
-                middle = 0.5 * (below + (max(ends) if ends else level.decode_ms))
+                above = [end for end in ends if end > below]
+                middle = 0.5 * (below + (max(above) if above else level.decode_ms))
                 new = [e for e in {*ends, middle} if below < e * (1 - 1e-12) and e < level.decode_ms * (1 - 1e-12)]
                 if number not in numbers or not math.isfinite(level.decode_ms):
                     result.append(level)
