@@ -1,7 +1,10 @@
 """How much of a GPU's data-sheet rate the analytic kernels reach, per operator and GPU generation.
 
-These are the only empirical figures of the analytic model. They are set once per generation, from published kernel
-benchmarks and not from any end-to-end point:
+They are set once per generation, within the range of published kernel benchmarks, with no value per model or point.
+They are not blind to the end-to-end anchors: a first choice for Hopper and Blackwell (dense GEMM 0.65, grouped 0.55
+and 0.50) gave overlapped EP32 prefill 1.67 to 1.77 times the measured throughput; it was then lowered to the values
+below, and two terms were added that the model had lacked (gather and scatter around the experts; cores that exchange
+kernels take from what they overlap with). After that the same anchors stood at 1.32 to 1.39.
 
 - GEMM compute: DeepGEMM reaches 1,200 to 1,550 of 1,979 dense FP8 TFLOP/s on Hopper for large shapes; cuBLAS about
   70 to 75% on Hopper and Blackwell in BF16.

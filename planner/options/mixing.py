@@ -15,9 +15,10 @@ Two limits frame the share P of steps with a chunk on some lane.
   coincide in the next one, so that P is smaller than independent lanes would have it.
 - Busy lanes: prompts queue for their lane and lanes become independent, P = 1 - (1 - phi)^n.
 
-P is taken sqrt(phi) of the way from the first to the second where that is larger; on one lane it is phi, exactly.
-Against the simulation the mean step is within 3%, and TTFT within 5% while a lane computes prompts less than half of
-the time (up to 13% short beyond that): `tests/planner/test_mixing.py`.
+P is taken sqrt(phi) of the way (an empirical blend, chosen against the simulation) from the first to the second
+where that is larger; on one lane it is phi, exactly. Against the simulation the mean step is within 3%, and TTFT
+within 5% while a lane computes prompts less than half of the time (up to 13% short beyond that):
+`tests/planner/test_mixing.py`.
 
 **Mean step.** tau = t_d + P (t_1 - t_d) + (n phi - P) s, where n phi = K R tau. A prompt's own steps have (n - 1) phi
 other lanes active on average: t_s = t_1 + phi (t_n - t_1). By Little's law the server holds m = R (K t_s + D tau)
