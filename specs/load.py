@@ -8,8 +8,8 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import UnionType
@@ -91,6 +91,33 @@ def load(path: str | Path) -> Scenario | Plan:
     if isinstance(document.value, dict) and document.value.get("schema") == PLAN_SCHEMA:
         return document.build(Plan)
     return _check_names(document.build(Scenario), document)
+
+
+@contextmanager
+def errors_in(path: str | Path) -> Iterator[None]:
+    """Add file and line to errors that speak of a field of the file, but were found after it had been read.
+
+    Raises:
+        SpecError: the one from inside, with file and line where they are known.
+
+    """
+    try:
+        yield
+    except SpecError as error:
+        if error.file is not None or error.field is None:
+            raise
+        file = "<stdin>" if str(path) == STDIN else str(path)
+        line = None
+        if str(path) != STDIN:
+            # The file may have changed or gone since; the error stands without a line then.
+            with suppress(SpecError):
+                line = _Document(*_read(path, MAX_PLAN_BYTES)).line(_field_path(error.field))
+        raise SpecError(error.message, field=error.field, file=file, line=line) from None
+
+
+def _field_path(field: str) -> FieldPath:
+    """Keys and indices of a dotted field: services[0].workload -> ("services", 0, "workload")."""
+    return tuple(int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", field))
 
 
 def build(kind: type[M], value: object) -> M:

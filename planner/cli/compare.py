@@ -29,7 +29,7 @@ def command(file: str, as_json: bool, out: Path | None, plot: Path | None, gap: 
         if path is not None:
             check_target(path, option)
     from planner.plot.pareto import check_format, pareto_figure
-    from specs.load import load_scenario
+    from specs.load import errors_in, load_scenario
     from specs.plan import Status
 
     if plot is not None:
@@ -39,7 +39,7 @@ def command(file: str, as_json: bool, out: Path | None, plot: Path | None, gap: 
     from planner import api
     from planner.view.progress import progress
 
-    with progress(time_limit_s) as report:
+    with errors_in(file), progress(time_limit_s) as report:
         comparison = api.compare(scenario, gap=gap, time_limit_s=time_limit_s, progress=report)
     if out is not None:
         write_file(out, comparison.to_json().encode() + b"\n", "--out")

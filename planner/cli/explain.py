@@ -20,7 +20,7 @@ def command(file: str, as_json: bool, gap: float, time_limit_s: float) -> int:
 
     Exit codes: those of the plan: 0 found, 3 infeasible, 5 none found in time.
     """
-    from specs.load import load
+    from specs.load import errors_in, load
     from specs.scenario import Scenario
 
     given = load(file)
@@ -29,7 +29,7 @@ def command(file: str, as_json: bool, gap: float, time_limit_s: float) -> int:
         from planner import api
         from planner.view.progress import progress
 
-        with progress(time_limit_s) as report:
+        with errors_in(file), progress(time_limit_s) as report:
             plan = api.explain(given, gap=gap, time_limit_s=time_limit_s, progress=report)
     else:
         plan = given

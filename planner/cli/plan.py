@@ -55,7 +55,7 @@ def command(
         check_target(out, "--out")
     if count is not None and formulation != "columns":
         raise click.UsageError(f"--alternatives needs --formulation columns, got {formulation}")
-    from specs.load import load_scenario
+    from specs.load import errors_in, load_scenario
 
     scenario = load_scenario(file)
     # Imported here, so that bad input is answered before the solver is loaded.
@@ -64,7 +64,7 @@ def command(
     from specs.comparison import Alternatives
 
     found: Alternatives | None = None
-    with progress(time_limit_s) as report:
+    with errors_in(file), progress(time_limit_s) as report:
         if count is not None:
             plans = api.alternatives(scenario, count, gap=gap, time_limit_s=time_limit_s, progress=report)
             if plans and plans[0].services:

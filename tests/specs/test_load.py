@@ -7,7 +7,7 @@ import pytest
 
 from specs import catalog
 from specs.errors import SpecError
-from specs.load import build, load, load_plan, load_scenario, parse_scenario
+from specs.load import build, errors_in, load, load_plan, load_scenario, parse_scenario
 from specs.plan import Plan
 from specs.scenario import Scenario
 from specs.workload import Workload
@@ -212,3 +212,15 @@ def test_plans_and_either_kind_are_read(tmp_path: Path) -> None:
 def test_plain_data_is_validated_with_the_same_words() -> None:
     with pytest.raises(SpecError, match=r"^output_tokens: must be greater than 0, got 0$"):
         build(Workload, {"input_tokens": 1, "output_tokens": 0})
+
+
+def test_errors_found_after_reading_get_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "asked.yaml"
+    path.write_text("schema: cleave.scenario/1\nservices:\n  - name: a\n    workload: chat\n")
+    with pytest.raises(SpecError) as raised, errors_in(path):
+        raise SpecError("is too long", field="services[0].workload")
+    assert (raised.value.file, raised.value.line, raised.value.field) == (str(path), 4, "services[0].workload")
+    path.unlink()
+    with pytest.raises(SpecError) as raised, errors_in(path):
+        raise SpecError("is too long", field="services[0].workload")
+    assert (raised.value.file, raised.value.line) == (str(path), None)
