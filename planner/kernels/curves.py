@@ -1,0 +1,171 @@
+"""Measured kernel times as curves: one piecewise-linear time over a variable for every measured point of a grid.
+
+A `CurveSet` is one table of the catalogue (say, FP8 GEMMs of one engine on one GPU): its axes span a grid of keys (n and
+k of a GEMM), and each key that was measured has a curve over the table's variable (rows m). Curves are linear between
+knots and hold within the table's stated error of the rows that they were distilled from.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+FORMAT = "cleave.kernels/1"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a table comes from and how well its curves hold.
+
+    Args:
+        source: what was measured and published by whom, with the file it comes from.
+        framework: engine whose kernels were measured.
+        version: of that engine (or of the library, for collectives).
+        rows: source rows behind the table.
+        error_p95: relative error that 95% of the source rows stay within.
+        error_max: largest relative error of a source row.
+        flagged: source rows whose error exceeds 15%.
+        note: anything a reader should know; empty where nothing.
+    """
+
+    source: str
+    framework: str
+    version: str
+    rows: int
+    error_p95: float
+    error_max: float
+    flagged: int
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class CurveSet:
+    """One table: curves over `variable` at the measured points of a grid.
+
+    Args:
+        name: family and kind, dots between, for example `gemm.fp8_block`.
+        axes: names of the key columns, for example ("n", "k").
+        variable: name of the curves' variable, for example "m".
+        keys: measured grid points, shape (c, d), rows distinct and in lexicographic order.
+        starts: first knot of every curve and one past the last, shape (c + 1,).
+        x: values of the variable at the knots, ascending within a curve, shape (k,), positive.
+        time_ms: times at the knots, shape (k,), positive.
+        origin: provenance and error.
+    """
+
+    name: str
+    axes: tuple[str, ...]
+    variable: str
+    keys: FloatArray
+    starts: IntArray
+    x: FloatArray
+    time_ms: FloatArray
+    origin: Origin
+
+    @staticmethod
+    def of(
+        name: str,
+        axes: Sequence[str],
+        variable: str,
+        curves: Iterable[tuple[Sequence[float], ArrayLike, ArrayLike]],
+        origin: Origin,
+    ) -> CurveSet:
+        """A table from (key, x, time_ms) triples in any order."""
+        ordered = sorted(((tuple(map(float, key)), x, t) for key, x, t in curves), key=lambda curve: curve[0])
+        xs = [np.asarray(x, dtype=float) for _, x, _ in ordered]
+        times = [np.asarray(time, dtype=float) for _, _, time in ordered]
+        return CurveSet(
+            name,
+            tuple(axes),
+            variable,
+            np.array([key for key, _, _ in ordered], dtype=float).reshape(len(ordered), len(axes)),
+            np.concatenate(([0], np.cumsum([x.size for x in xs]))).astype(np.int64),
+            np.concatenate(xs) if xs else np.zeros(0),
+            np.concatenate(times) if times else np.zeros(0),
+            origin,
+        )
+
+    def knots(self, curve: int) -> tuple[FloatArray, FloatArray]:
+        """Knots of one curve: x and time_ms."""
+        part = slice(int(self.starts[curve]), int(self.starts[curve + 1]))
+        return self.x[part], self.time_ms[part]
+
+    def at(self, curve: int, x: ArrayLike) -> FloatArray:
+        """Time in ms of one curve, held constant outside its knots (see `outside`)."""
+        return np.asarray(np.interp(np.asarray(x, dtype=float), *self.knots(curve)))
+
+    @cached_property
+    def coverage(self) -> dict[str, tuple[float, float]]:
+        """Smallest and largest value of every axis and of the variable."""
+        spans = {axis: (float(self.keys[:, i].min()), float(self.keys[:, i].max())) for i, axis in enumerate(self.axes)}
+        return {**spans, self.variable: (float(self.x.min()), float(self.x.max()))}
+
+
+STEP = 2.0**-11
+"""Times are stored as multiples of this in their base-2 logarithm: within 0.02%."""
+
+
+def save(path: Path, tables: Sequence[CurveSet]) -> None:
+    """Write tables into one compressed file; the same tables give the same bytes.
+
+    Times are stored in 16 bits (`STEP`), keys and knots as 32-bit floats.
+    """
+    arrays: dict[str, NDArray[np.generic]] = {}
+    head = []
+    for index, table in enumerate(sorted(tables, key=lambda table: table.name)):
+        logs = np.round(np.log2(table.time_ms) / STEP).astype(np.int64)
+        if logs.size and (logs.min() < -(1 << 15) or logs.max() >= 1 << 15):
+            raise ValueError(f"table {table.name} has a time outside 2^-16 to 2^16 ms")
+        head.append(
+            {
+                "name": table.name,
+                "axes": list(table.axes),
+                "variable": table.variable,
+                "origin": asdict(table.origin),
+            }
+        )
+        arrays[f"{index}.keys"] = table.keys.astype(np.float32)
+        arrays[f"{index}.sizes"] = np.diff(table.starts).astype(np.uint16)
+        arrays[f"{index}.x"] = table.x.astype(np.float32)
+        arrays[f"{index}.logs"] = logs.astype(np.int16)
+    text = json.dumps({"format": FORMAT, "tables": head}, sort_keys=True)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, head=np.frombuffer(text.encode(), dtype=np.uint8), **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(buffer.getvalue())
+
+
+def load(path: Path) -> dict[str, CurveSet]:
+    """Read tables that `save` wrote, by name.
+
+    Raises:
+        ValueError: the file is not of this format.
+    """
+    with np.load(path, allow_pickle=False) as stored:
+        head = json.loads(bytes(stored["head"]).decode())
+        if head.get("format") != FORMAT:
+            raise ValueError(f"{path.name} has format {head.get('format')!r}; accepted: {FORMAT}")
+        tables = {}
+        for index, part in enumerate(head["tables"]):
+            sizes = stored[f"{index}.sizes"].astype(np.int64)
+            tables[part["name"]] = CurveSet(
+                part["name"],
+                tuple(part["axes"]),
+                part["variable"],
+                stored[f"{index}.keys"].astype(float),
+                np.concatenate(([0], np.cumsum(sizes))),
+                stored[f"{index}.x"].astype(float),
+                np.exp2(stored[f"{index}.logs"].astype(float) * STEP),
+                Origin(**part["origin"]),
+            )
+    return tables
