@@ -6,25 +6,20 @@ cost model is asked again, and the requests in flight are found from the served 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from planner.costs.afd import AfdUnit
 from planner.costs.layout import Layout
-from planner.costs.queueing import prefill_wait_ms
 from planner.costs.site import Site
 from planner.costs.worker import Worker
-from planner.options.serve import Rates
 from planner.options.server import AfdServer, Server, WorkerServer
-from planner.options.times import DecodeTimes
+from planner.running import DecodeRun, PrefillRun, ServeRun, exposed_ms
 from planner.space import ServiceSpace
 from specs.plan import PoolPlan, Role
 from specs.service import Phase
-
-BISECTIONS = 60
 
 
 @dataclass(frozen=True)
@@ -122,9 +117,9 @@ def evaluate(space: ServiceSpace, loads: Sequence[Load]) -> Latency:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _One:
-    """One server at its rate; `role` MIXED for whatever serves whole requests."""
+    """One server at its rate; `role` MIXED for whatever serves whole requests, whose `run` is not needed again."""
 
     role: Role
     ttft_ms: float
@@ -132,11 +127,7 @@ class _One:
     utilisation: float
     slots: float
     occupied: float
-    prefill_ms: float = 0.0
-    wait_ms: float = 0.0
-    chunks: int = 1
-    on_rank: int = 1
-    link_bytes_per_ms: float = 0.0
+    run: PrefillRun | DecodeRun | None = None
 
 
 def _one(space: ServiceSpace, load: Load) -> _One:
@@ -153,93 +144,53 @@ def _one(space: ServiceSpace, load: Load) -> _One:
 def _prefill(space: ServiceSpace, load: Load) -> _One:
     (pool,) = load.pools
     worker = worker_of(pool, space.sites)
-    lengths = worker.site.lengths
-    chunks = max(1, round(pool.batch * lengths.input / pool.chunk_tokens))
-    time = float(worker.prefill_ms(float(pool.batch), chunks))
-    busy = load.rate_rps * time * 1e-3 / pool.batch
-    wait = float(
-        prefill_wait_ms(min(busy, 1 - 1e-9), pool.batch, time, space.targets.queue_cv, space.targets.statistic)
-    )
-    link = pool.tp * pool.pp * worker.site.fabric.scale_out_bytes_per_ms
+    chunks = max(1, round(pool.batch * worker.site.lengths.input / pool.chunk_tokens))
+    run = PrefillRun(worker, space.targets, pool.batch, chunks)
+    rate = np.asarray(load.rate_rps)
     return _One(
         Role.PREFILL,
-        wait + time,
+        float(run.ttft_ms(rate)),
         0.0,
-        busy,
+        float(run.busy(rate)),
         slots=pool.batch,
-        occupied=load.rate_rps * time * 1e-3,
-        prefill_ms=time,
-        wait_ms=wait,
-        chunks=chunks,
-        on_rank=math.ceil(pool.batch / pool.dp),
-        link_bytes_per_ms=link,
+        occupied=load.rate_rps * run.time_ms * 1e-3,
+        run=run,
     )
 
 
 def _decode(space: ServiceSpace, load: Load, server: Server, pool: PoolPlan) -> _One:
-    times = DecodeTimes(server, space.targets)
-    slots = np.full((1, 1), float(pool.batch))
-    copies = int(server.copies[0])
-    per_replica = load.rate_rps * 1e-3 / copies
-    mean = _in_flight(lambda m: per_replica * float(times.stay_ms(slots, np.full((1, 1), m))[0, 0]), pool.batch)
+    run = DecodeRun(server, space.targets, pool.batch)
+    mean = run.mean(load.rate_rps)
     flight = np.full((1, 1), mean)
-    link = server.links * server.site.fabric.scale_out_bytes_per_ms
     return _One(
         Role.DECODE,
-        float(times.first_ms(slots, flight)[0, 0]),
-        float(times.tpot_ms(slots, flight)[0, 0]),
+        float(run.first_ms(flight)[0, 0]),
+        float(run.tpot_ms(flight)[0, 0]),
         mean / pool.batch,
-        slots=pool.batch * copies,
-        occupied=mean * copies,
-        link_bytes_per_ms=link,
+        slots=pool.batch * run.copies,
+        occupied=mean * run.copies,
+        run=run,
     )
 
 
 def _serve(space: ServiceSpace, load: Load, server: Server, pool: PoolPlan) -> _One:
-    targets, lengths = space.targets, server.site.lengths
-    lanes, copies = int(server.lanes[0]), int(server.copies[0])
-    per_lane = pool.chunk_tokens if len(load.pools) > 1 else pool.chunk_tokens / lanes
-    chunks = max(1, round(lengths.input / per_lane))
-    rates = Rates(server, targets, np.array([chunks]), space.prefix_load_ms(server))
-    slots = np.full((1, 1), float(pool.batch))
-    rate = np.full((1, 1), load.rate_rps * 1e-3)
-    times = DecodeTimes(server, targets)
-
-    def carried(mean: float) -> float:
-        mix = rates.mix(np.full((1, 1), mean), slots)
-        return float(mix.in_flight(rate, rates.decode_steps)[0, 0]) / copies
-
-    mean = _in_flight(carried, pool.batch)
-    mix = rates.mix(times.seen(slots, np.full((1, 1), mean)), slots)
-    mixed = mix.at(rate)
+    per_lane = pool.chunk_tokens if len(load.pools) > 1 else pool.chunk_tokens / int(server.lanes[0])
+    chunks = max(1, round(server.site.lengths.input / per_lane))
+    run = ServeRun(server, space.targets, pool.batch, chunks, space.prefix_load_ms(server))
+    mean = run.mean(load.rate_rps)
+    ttft, tpot = run.latencies_ms(np.full((1, 1), mean), np.full((1, 1), load.rate_rps))
     return _One(
         Role.MIXED,
-        float(rates.ttft_ms(mixed, mix, slots)[0, 0]),
-        float(rates.tpot_ms(mixed, mix)[0, 0]),
+        float(ttft[0, 0]),
+        float(tpot[0, 0]),
         mean / pool.batch,
-        slots=pool.batch * copies,
-        occupied=mean * copies,
+        slots=pool.batch * run.copies,
+        occupied=mean * run.copies,
     )
-
-
-def _in_flight(carried: Callable[[float], float], slots: float) -> float:
-    """Mean in flight m with m = rate x stay(m), by bisection on [0, slots]; slots where the rate asks for more."""
-    low, high = 0.0, float(slots)
-    for _ in range(BISECTIONS):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if carried(middle) > middle else (low, middle)
-    return high
 
 
 def _handed_over(space: ServiceSpace, prefill: _One, decode: _One) -> float:
     """TTFT of one path: wait, prefill, exposed transfer, decode part."""
-    transfer = space.transfer()
-    exposed = 0.0
-    if transfer.bytes_per_request > 0:
-        link = min(prefill.link_bytes_per_ms, decode.link_bytes_per_ms)
-        exposed = float(
-            transfer.exposed_ms(
-                np.array(float(prefill.on_rank)), link, np.array(prefill.chunks), np.array(prefill.prefill_ms)
-            )
-        )
-    return prefill.ttft_ms + exposed + decode.ttft_ms
+    assert isinstance(prefill.run, PrefillRun)
+    assert isinstance(decode.run, DecodeRun)
+    return prefill.ttft_ms + exposed_ms(space.transfer(), prefill.run, decode.run) + decode.ttft_ms

@@ -516,11 +516,7 @@ def _draft_params(config: Config, layers: list[Layer]) -> int:
 
 
 def _native_precision(config: Config) -> Precision:
-    """Read the precision of the checkpoint's weights from `quantization_config`; BF16 without one.
-
-    Four-bit integer weights with a 16-bit scale for every 32 (Kimi-K2.5) take as many bytes as NVFP4 and are stored
-    under FP4.
-    """
+    """Read the precision of the checkpoint's weights from `quantization_config`; BF16 without one."""
     if not config.has("quantization_config"):
         return Precision.BF16
     quantization = config.section("quantization_config")
@@ -530,13 +526,30 @@ def _native_precision(config: Config) -> Precision:
         if quantization.has(key)
     )
     for marks, precision in (
-        (("fp4", "mixed_precision", "pack-quantized", "awq", "gptq"), Precision.FP4),
+        (("fp4", "mixed_precision"), Precision.FP4),
+        (("pack-quantized", "awq", "gptq", "int4", "w4a16"), Precision.INT4),
         (("fp8", "float-quantized", "e4m3"), Precision.FP8),
         (("int8", "int-quantized", "w8a8", "smoothquant"), Precision.INT8),
     ):
         if any(mark in words for mark in marks):
             return precision
-    raise quantization.error("quant_method", f"unknown quantization {words!r}; FP8, FP4 and INT8 schemes are read")
+    raise quantization.error(
+        "quant_method", f"unknown quantization {words!r}; FP8, FP4, INT8 and INT4 schemes are read"
+    )
+
+
+def _fp8_block_size(config: Config) -> int | None:
+    """Read the width of the blocks that share a scale from `quantization_config.weight_block_size`; None without it."""
+    if not config.has("quantization_config"):
+        return None
+    quantization = config.section("quantization_config")
+    if not quantization.has("weight_block_size"):
+        return None
+    size = quantization.values["weight_block_size"]
+    whole = isinstance(size, list) and len(size) == 2 and all(type(width) is int and width > 0 for width in size)
+    if not whole or size[0] != size[1]:
+        raise quantization.error("weight_block_size", f"must hold two equal positive integers, not {size!r}")
+    return int(size[0])
 
 
 def _context(config: Config) -> int:
@@ -582,6 +595,7 @@ def from_config(config: Mapping[str, Any], source: str) -> ModelSpec:
         period=period,
         max_context_tokens=_context(text),
         native_precision=_native_precision(quantized),
+        fp8_block_size=_fp8_block_size(quantized),
         draft_params=_draft_params(text, layers),
         source=source,
     )

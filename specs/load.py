@@ -8,7 +8,7 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from specs.errors import SpecError
 from specs.plan import PLAN_SCHEMA, Plan
+from specs.prediction import CONFIGURATION_SCHEMA, Configuration
 from specs.scenario import Scenario, resolve_pool
 from specs.workload import resolve_workload
 
@@ -66,6 +67,40 @@ def parse_scenario(text: str, file: str | None = None) -> Scenario:
     document = _Document(text, file)
     scenario = document.build(Scenario)
     return _check_names(scenario, document)
+
+
+def load_configuration(path: str | Path | None, changes: Mapping[str, Any] | None = None) -> Configuration:
+    """Read a configuration from a YAML or JSON file, from standard input (`-`), or from `changes` alone.
+
+    Args:
+        path: of the file, or None. Relative paths of models are taken from its folder.
+        changes: fields that take the place of the file's, nested as in it; those of a mapping are merged into it.
+
+    Raises:
+        SpecError: with file, line and field where they are known.
+
+    """
+    document = _Document("{}", None) if path is None else _Document(*_read(path, MAX_SCENARIO_BYTES))
+    if path is None:
+        document.value = {"schema": CONFIGURATION_SCHEMA}
+    if changes and isinstance(document.value, dict):
+        named = document.value.get("workload")
+        if isinstance(named, str) and "workload" in changes:
+            workload = _at(document, ("workload",), partial(resolve_workload, named))
+            document.value = {**document.value, "workload": workload.model_dump(mode="json")}
+        document.value = _merged(document.value, changes)
+    configuration = document.build(Configuration)
+    name = _at(document, ("model",), partial(_found_model, configuration.model, document.file))
+    return configuration.model_copy(update={"model": name})
+
+
+def _merged(value: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The value with some fields replaced, down to any depth."""
+    merged = dict(value)
+    for key, change in changes.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, change) if isinstance(old, dict) and isinstance(change, Mapping) else change
+    return merged
 
 
 def load_plan(path: str | Path) -> Plan:

@@ -15,6 +15,8 @@ class Precision(StrEnum):
     FP8 = "fp8"
     FP4 = "fp4"
     INT8 = "int8"
+    INT4 = "int4"
+    """Weights only (AWQ, GPTQ, Kimi-K2.5): products run in BF16."""
 
 
 BYTES_PER_ELEMENT: dict[Precision, float] = {
@@ -22,6 +24,7 @@ BYTES_PER_ELEMENT: dict[Precision, float] = {
     Precision.FP8: 1.0,
     Precision.INT8: 1.0,
     Precision.FP4: 0.5625,  # 4 bits plus one FP8 scale for every 16 elements (NVFP4)
+    Precision.INT4: 0.5625,  # 4 bits plus one 16-bit scale for every 32 elements
 }
 
 
@@ -134,6 +137,9 @@ class ModelSpec(Spec):
     period: PositiveInt = 1
     max_context_tokens: PositiveInt
     native_precision: Precision = Precision.BF16
+    fp8_block_size: PositiveInt | None = None
+    """Width of the square blocks that share a scale in the model's FP8 checkpoint; None where no blocks do (a scale for
+    every matrix or row)."""
     draft_params: NonNegativeInt = 0
     """Parameters of the multi-token-prediction module, outside the published total."""
     published_total_params_billion: PositiveFloat | None = None

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from specs.comparison import Alternatives, Comparison
 from specs.plan import Plan
+from specs.prediction import Configuration, Prediction
 from specs.scenario import Scenario
 
 FOLDER = Path(__file__).parents[1] / "docs" / "schema"
@@ -23,6 +24,8 @@ def schemas() -> dict[str, dict[str, Any]]:
         "plan": _schema(Plan, "Cleave plan"),
         "comparison": _schema(Comparison, "Cleave comparison"),
         "alternatives": _schema(Alternatives, "Cleave alternatives"),
+        "configuration": _schema(Configuration, "Cleave configuration"),
+        "prediction": _schema(Prediction, "Cleave prediction"),
     }
 
 

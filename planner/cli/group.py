@@ -10,6 +10,8 @@ COMMANDS = {
     "plan": "Find the best deployment, and prove how good it is.",
     "compare": "Set the best plan of every serving mode side by side.",
     "explain": "Say why the plan is what it is, or what would make one possible.",
+    "validate": "Score the predictions against measured points.",
+    "predict": "Say what one configuration reaches, without any search.",
     "catalog": "Show the GPUs, models and workloads known by name.",
 }
 """Short help by command; the command is `command` in the module of its name here."""

@@ -306,12 +306,15 @@ class AfdUnit:
         activations = self.attention.activation_bytes(tokens)
         return self.reservation().largest(site.memory_bytes - self.attention_weight_bytes - activations)
 
-    def ffn_fits(self, tokens: ArrayLike) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-        """Whether the FFN GPUs hold their experts and the buffers for `tokens` tokens of the unit's largest step."""
-        tokens = np.asarray(tokens, dtype=float)
+    def ffn_activation_bytes(self, tokens: ArrayLike) -> FloatArray:
+        """Buffers on one FFN GPU for `tokens` tokens of the unit's largest step."""
         moe = self.attention_site.moe
         assert moe is not None  # `crossing` has refused dense models
         width = moe.expert_hidden or self.attention_site.model.hidden
-        pairs = tokens * moe.experts_per_token / self.ep
-        buffers = pairs * (width * 3.0 + moe.intermediate / self.moe_tp * 3.0)
-        return np.asarray(self.ffn_weight_bytes + buffers <= self.ffn_site.memory_bytes)
+        pairs = np.asarray(tokens, dtype=float) * moe.experts_per_token / self.ep
+        return np.asarray(pairs * (width * 3.0 + moe.intermediate / self.moe_tp * 3.0))
+
+    def ffn_fits(self, tokens: ArrayLike) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+        """Whether the FFN GPUs hold their experts and the buffers for `tokens` tokens of the unit's largest step."""
+        needed = self.ffn_weight_bytes + self.ffn_activation_bytes(tokens)
+        return np.asarray(needed <= self.ffn_site.memory_bytes)

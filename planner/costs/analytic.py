@@ -14,6 +14,9 @@ from planner.costs.routing import hottest_rank_activated, hottest_rank_tokens
 from specs.hardware import GpuSpec
 from specs.model import BYTES_PER_ELEMENT, Precision
 
+SIXTEEN_BIT_INPUT = (Precision.BF16, Precision.INT4)
+"""Number formats of weights whose products take BF16 activations."""
+
 LARGEST_TOKENS = float(1 << 20)
 """Tokens in one step up to which concave kernels are fitted."""
 
@@ -76,7 +79,7 @@ class AnalyticKernels:
 
     def _gemm(self, gemm: Gemm, kernel_ms: float) -> PiecewiseLinear:
         weight = BYTES_PER_ELEMENT[gemm.precision]
-        activation = 2.0 if gemm.precision is Precision.BF16 else 1.0
+        activation = 2.0 if gemm.precision in SIXTEEN_BIT_INPUT else 1.0
         bandwidth = self.bytes_per_ms * self._efficiency.weight_memory
         compute = 2.0 * gemm.inputs * gemm.outputs / (self.flops_per_ms(gemm.precision) * self._efficiency.gemm_compute)
         memory = (gemm.inputs * activation + gemm.outputs * 2.0) / bandwidth
@@ -86,7 +89,7 @@ class AnalyticKernels:
         matrices = 3 if grouped.gated else 2
         params = matrices * grouped.hidden * grouped.intermediate
         weight = params * BYTES_PER_ELEMENT[grouped.precision]
-        activation = 2.0 if grouped.precision is Precision.BF16 else 1.0
+        activation = 2.0 if grouped.precision in SIXTEEN_BIT_INPUT else 1.0
         bandwidth = self.bytes_per_ms * self._efficiency.weight_memory
         flops = self.flops_per_ms(grouped.precision) * self._efficiency.grouped_compute
         pair_compute = 2.0 * params / flops

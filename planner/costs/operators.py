@@ -11,12 +11,20 @@ from specs.model import Attention, Precision
 
 @dataclass(frozen=True)
 class Gemm:
-    """A dense matrix product; variable: rows (tokens)."""
+    """A dense matrix product; variable: rows (tokens).
+
+    Args:
+        inputs: width in.
+        outputs: width out.
+        precision: of weights and product.
+        block: whether FP8 weights have a scale per block rather than one per matrix.
+    """
 
     name: str
     inputs: int
     outputs: int
     precision: Precision
+    block: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class GroupedGemm:
         experts_per_token: experts that one token activates.
         skew: exponent of the power law of expert popularity; 0 for uniform routing.
         precision: of weights and products.
+        block: whether FP8 weights have a scale per block rather than one per matrix.
     """
 
     name: str
@@ -45,6 +54,7 @@ class GroupedGemm:
     experts_per_token: int
     skew: float
     precision: Precision
+    block: bool = False
 
 
 @dataclass(frozen=True)

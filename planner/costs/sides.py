@@ -41,16 +41,26 @@ ELEMENTWISE_PASSES = 10.0
 """Passes over the residual stream by norms, residual additions and quantisation in one layer."""
 
 
-def attention_precision(precision: Precision) -> Precision:
-    """FP4 checkpoints keep attention projections in FP8."""
-    return Precision.FP8 if precision is Precision.FP4 else precision
+def attention_precision(precision: Precision, *, experts: bool) -> Precision:
+    """Attention projections beside weights of `precision`.
+
+    Four-bit checkpoints of models with experts leave attention in BF16 (NVFP4 of DeepSeek-R1, Kimi-K2.5 and Qwen3.5,
+    MXFP4 of gpt-oss, INT4 of Kimi-K2: `ignore` or `exclude_modules` of their quantisation configs); those of dense
+    models quantise every layer.
+    """
+    return Precision.BF16 if experts and precision in (Precision.FP4, Precision.INT4) else precision
 
 
-def projections(attention: Attention, hidden: int, tp: int, precision: Precision) -> list[Gemm]:
+def dense_precision(precision: Precision, *, experts: bool) -> Precision:
+    """Dense FFN layers and shared experts: as the routed experts, but BF16 in INT4 checkpoints (Kimi-K2.5)."""
+    return Precision.BF16 if experts and precision is Precision.INT4 else precision
+
+
+def projections(attention: Attention, hidden: int, tp: int, precision: Precision, *, block: bool = False) -> list[Gemm]:
     """The matrix products around the attention core on one of `tp` ranks."""
 
     def gemm(name: str, inputs: int, outputs: float) -> Gemm:
-        return Gemm(name, inputs, max(1, round(outputs)), precision)
+        return Gemm(name, inputs, max(1, round(outputs)), precision, block)
 
     match attention:
         case SoftmaxAttention():
@@ -86,17 +96,24 @@ def projections(attention: Attention, hidden: int, tp: int, precision: Precision
             return [gemm("mix", hidden, attention.projection_params / hidden / tp)]
 
 
+def block_scaled(model: ModelSpec, precision: Precision) -> bool:
+    """Whether matrices of `precision` are FP8 with a scale per block."""
+    return precision is Precision.FP8 and model.fp8_block_size is not None
+
+
 def gemm_bytes(gemms: list[Gemm]) -> float:
     """Weight bytes of matrix products."""
     return sum(gemm.inputs * gemm.outputs * BYTES_PER_ELEMENT[gemm.precision] for gemm in gemms)
 
 
-def ffn_gemms(intermediate: int, gated: bool, hidden: int, tp: int, precision: Precision, name: str) -> list[Gemm]:
+def ffn_gemms(
+    intermediate: int, gated: bool, hidden: int, tp: int, precision: Precision, name: str, *, block: bool = False
+) -> list[Gemm]:
     """Up and down projections of a dense FFN block on one of `tp` ranks."""
     width = max(1, round(intermediate / tp))
     return [
-        Gemm(f"{name}_up", hidden, (2 if gated else 1) * width, precision),
-        Gemm(f"{name}_down", width, hidden, precision),
+        Gemm(f"{name}_up", hidden, (2 if gated else 1) * width, precision, block),
+        Gemm(f"{name}_down", width, hidden, precision, block),
     ]
 
 
@@ -140,23 +157,36 @@ class AttentionSide:
     def group_gemms(self, index: int) -> list[Gemm]:
         """Matrix products of one layer of group `index`: projections, router, shared experts or dense FFN."""
         group, hidden = self.model.layers[index], self.model.hidden
-        precision = attention_precision(self.precision)
+        experts = moe_ffn(self.model) is not None
         gemms: list[Gemm] = []
         if group.attention is not None:
-            gemms += projections(group.attention, hidden, self.tp, precision)
+            attention = attention_precision(self.precision, experts=experts)
+            gemms += projections(
+                group.attention, hidden, self.tp, attention, block=block_scaled(self.model, attention)
+            )
+        precision = dense_precision(self.precision, experts=experts)
+        block = block_scaled(self.model, precision)
         match group.ffn:
             case DenseFfn():
-                gemms += ffn_gemms(group.ffn.intermediate, group.ffn.gated, hidden, self.tp, precision, "ffn")
+                gemms += ffn_gemms(
+                    group.ffn.intermediate, group.ffn.gated, hidden, self.tp, precision, "ffn", block=block
+                )
             case MoeFfn():
                 gemms.append(Gemm("router", hidden, group.ffn.experts, Precision.BF16))
                 if group.ffn.shared_intermediate:
                     gemms += ffn_gemms(
-                        group.ffn.shared_intermediate, group.ffn.gated, hidden, self.tp, precision, "shared"
+                        group.ffn.shared_intermediate,
+                        group.ffn.gated,
+                        hidden,
+                        self.tp,
+                        precision,
+                        "shared",
+                        block=block,
                     )
                 if group.ffn.expert_hidden is not None:
                     # Latent MoE: experts work in a narrower space, entered and left by two projections.
-                    gemms.append(Gemm("latent_in", hidden, group.ffn.expert_hidden, precision))
-                    gemms.append(Gemm("latent_out", group.ffn.expert_hidden, hidden, precision))
+                    gemms.append(Gemm("latent_in", hidden, group.ffn.expert_hidden, precision, block))
+                    gemms.append(Gemm("latent_out", group.ffn.expert_hidden, hidden, precision, block))
         return gemms
 
     def token_parts(self, index: int) -> dict[str, PiecewiseLinear]:
@@ -257,7 +287,8 @@ class AttentionSide:
         draft = 0.0
         if self.queries > 1:
             dense = self.model.draft_params - draft_expert_params(self.model)
-            draft = dense * BYTES_PER_ELEMENT[attention_precision(self.precision)] / self.tp
+            precision = attention_precision(self.precision, experts=moe_ffn(self.model) is not None)
+            draft = dense * BYTES_PER_ELEMENT[precision] / self.tp
         return layers * layers_per_stage + tables + draft
 
     def kv_bytes(self, tokens: float, pp: int = 1) -> float:
@@ -311,6 +342,7 @@ class ExpertSide:
             ffn.experts_per_token,
             self.skew,
             self.precision,
+            block_scaled(self.model, self.precision),
         )
 
     def weight_bytes(self, pp: int = 1) -> float:

@@ -12,6 +12,7 @@ from planner.costs.fabric import Fabric
 from planner.costs.kernels import KernelLibrary, Kernels
 from planner.costs.lengths import Lengths
 from planner.costs.sides import AttentionSide, ExpertSide, moe_ffn
+from planner.kernels.library import MeasuredKernels
 from specs.catalog import model as catalogue_model
 from specs.model import ModelSpec, MoeFfn
 from specs.scenario import ResolvedPool
@@ -57,16 +58,17 @@ class Site:
             pool: the resolved pool.
             kernel_slowdown: factor on every kernel time (1.3: 30% slower).
             network_slowdown: factor on every communication time.
-            libraries: kernel libraries to ask before the analytic one.
+            libraries: kernel libraries to ask before the measured and the analytic one (a user's calibration).
         """
+        measured = MeasuredKernels(pool.gpu, service.engine, slowdown=kernel_slowdown)
         analytic = AnalyticKernels(pool.gpu, slowdown=kernel_slowdown)
         return Site(
             service,
             resolve_workload(service.workload),
             catalogue_model(service.model),
             pool,
-            Kernels([*libraries, analytic]),
-            Fabric.of(pool, slowdown=network_slowdown),
+            Kernels([*libraries, measured, analytic]),
+            Fabric.of(pool, slowdown=network_slowdown, collectives=measured.collectives),
         )
 
     @cached_property

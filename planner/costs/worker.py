@@ -27,8 +27,8 @@ OVERLAP_SERVERS = (0, 1, 0, 1)
 
 
 def dispatch_bytes(hidden: int, precision: Precision) -> float:
-    """Bytes of one dispatched token: FP8 with an FP32 scale for every 128 elements, BF16 for BF16 models."""
-    if precision is Precision.BF16:
+    """Bytes of one dispatched token: FP8 with an FP32 scale for every 128 elements, BF16 for BF16 products."""
+    if precision in (Precision.BF16, Precision.INT4):
         return hidden * BYTES_PER_ELEMENT[Precision.BF16]
     return hidden * (1.0 + 4.0 / 128.0)
 

@@ -1,18 +1,21 @@
 """Measured kernel times as curves: one piecewise-linear time over a variable for every measured point of a grid.
 
-A `CurveSet` is one table of the catalogue (say, FP8 GEMMs of one engine on one GPU): its axes span a grid of keys (n and
-k of a GEMM), and each key that was measured has a curve over the table's variable (rows m). Curves are linear between
-knots and hold within the table's stated error of the rows that they were distilled from.
+A `CurveSet` is one table of the catalogue (say, FP8 GEMMs of one engine on one GPU): its axes span a grid of keys (n
+and k of a GEMM), and each key that was measured has a curve over the table's variable (rows m). Curves are linear
+between knots and hold within the table's stated error of the rows that they were distilled from.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -120,7 +123,7 @@ def save(path: Path, tables: Sequence[CurveSet]) -> None:
 
     Times are stored in 16 bits (`STEP`), keys and knots as 32-bit floats.
     """
-    arrays: dict[str, NDArray[np.generic]] = {}
+    arrays: dict[str, Any] = {}
     head = []
     for index, table in enumerate(sorted(tables, key=lambda table: table.name)):
         logs = np.round(np.log2(table.time_ms) / STEP).astype(np.int64)
@@ -149,23 +152,28 @@ def load(path: Path) -> dict[str, CurveSet]:
     """Read tables that `save` wrote, by name.
 
     Raises:
-        ValueError: the file is not of this format.
+        ValueError: the file is not of this format, or not whole.
     """
-    with np.load(path, allow_pickle=False) as stored:
-        head = json.loads(bytes(stored["head"]).decode())
-        if head.get("format") != FORMAT:
-            raise ValueError(f"{path.name} has format {head.get('format')!r}; accepted: {FORMAT}")
-        tables = {}
-        for index, part in enumerate(head["tables"]):
-            sizes = stored[f"{index}.sizes"].astype(np.int64)
-            tables[part["name"]] = CurveSet(
-                part["name"],
-                tuple(part["axes"]),
-                part["variable"],
-                stored[f"{index}.keys"].astype(float),
-                np.concatenate(([0], np.cumsum(sizes))),
-                stored[f"{index}.x"].astype(float),
-                np.exp2(stored[f"{index}.logs"].astype(float) * STEP),
-                Origin(**part["origin"]),
-            )
-    return tables
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            head = json.loads(bytes(stored["head"]).decode())
+            if head.get("format") != FORMAT:
+                raise ValueError(f"{path.name} has format {head.get('format')!r}; accepted: {FORMAT}")
+            return {part["name"]: _table(stored, index, part) for index, part in enumerate(head["tables"])}
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+        raise ValueError(f"{path.name} is not a whole file of format {FORMAT}: {error}") from error
+
+
+def _table(stored: Mapping[str, NDArray[Any]], index: int, head: Mapping[str, Any]) -> CurveSet:
+    """One stored table."""
+    sizes = stored[f"{index}.sizes"].astype(np.int64)
+    return CurveSet(
+        head["name"],
+        tuple(head["axes"]),
+        head["variable"],
+        stored[f"{index}.keys"].astype(np.float64),
+        np.concatenate(([0], np.cumsum(sizes))),
+        stored[f"{index}.x"].astype(np.float64),
+        np.exp2(stored[f"{index}.logs"].astype(np.float64) * STEP),
+        Origin(**head["origin"]),
+    )

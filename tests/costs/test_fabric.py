@@ -5,9 +5,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.costs.fabric import COLLECTIVE_SETUP_US, MESSAGE_ISSUE_US, REDUCE_SETUP_US, Fabric
+from planner.costs.exchange_laws import HOPS, LAWS, Phase
+from planner.costs.fabric import COLLECTIVE_SETUP_US, REDUCE_SETUP_US, SCALE_OUT_EFFICIENCY, SCALE_UP_EFFICIENCY, Fabric
 from planner.costs.layout import Layout
-from planner.costs.routing import Copies
+from planner.costs.routing import Collective, Copies
 from planner.costs.worker import Worker, dispatch_bytes
 from specs.catalog import model as catalogue_model
 from specs.model import MoeFfn, Precision
@@ -18,14 +19,41 @@ FABRIC = Fabric(8, 300e6, 40e6, 2.0, 5.0)
 WIDTH = 7168
 
 
-def test_an_exchange_is_setup_one_hop_issue_and_its_slower_link() -> None:
-    time = FABRIC.exchange(Copies(3.0, 2.0), 1000.0, peers=31)
-    floor = COLLECTIVE_SETUP_US + 5.0 + 31 * MESSAGE_ISSUE_US
-    assert time(0.0) == pytest.approx(floor * 1e-3)
-    assert time(1e5) == pytest.approx(floor * 1e-3 + 2.0 * 1000.0 * 1e5 / 40e6)
-    assert FABRIC.exchange(Copies(30.0, 2.0), 1000.0, peers=31)(1e5) == pytest.approx(floor * 1e-3 + 30 * 1e8 / 300e6)
-    inside = FABRIC.exchange(Copies(3.0, 0.0), 1000.0, peers=7)
-    assert inside(0.0) == pytest.approx((COLLECTIVE_SETUP_US + 2.0 + 7 * MESSAGE_ISSUE_US) * 1e-3)
+def test_every_collective_and_phase_has_a_law() -> None:
+    assert set(LAWS) == set(Collective)
+    for law in LAWS.values():
+        assert set(law.setup_us) == set(law.floor_us) == set(Phase)
+        assert 0 < law.scale_up_share < 1
+        assert 0 < law.scale_out_share < 1
+
+
+@pytest.mark.parametrize("kind", list(Collective))
+@pytest.mark.parametrize("phase", list(Phase))
+def test_an_exchange_is_setup_hops_issue_and_its_slower_link(kind: Collective, phase: Phase) -> None:
+    law = LAWS[kind]
+    up = 300e6 / SCALE_UP_EFFICIENCY * law.scale_up_share
+    out = 40e6 / SCALE_OUT_EFFICIENCY * law.scale_out_share
+
+    def time(copies: Copies, peers: int, tokens: float) -> float:
+        return float(FABRIC.exchange(copies, 1000.0, peers=peers, collective=kind, phase=phase)(tokens))
+
+    base = (law.setup_us[phase] + HOPS * 5.0 + 31 * law.issue_us) * 1e-3
+    assert time(Copies(3.0, 2.0), 31, 0.0) == pytest.approx(base + law.floor_us[phase] * 1e-3)
+    assert time(Copies(3.0, 2.0), 31, 1e5) == pytest.approx(base + 2.0 * 1000.0 * 1e5 / out)
+    assert time(Copies(30.0, 2.0), 31, 1e5) == pytest.approx(base + max(30 * 1e8 / up, 2e8 / out))
+    inside = (law.setup_us[phase] + HOPS * 2.0 + 7 * law.issue_us) * 1e-3
+    assert time(Copies(3.0, 0.0), 7, 1e5) == pytest.approx(inside + 3e8 / up)
+    assert time(Copies(3.0, 0.0), 0, 1e5) == 0.0
+
+
+def test_unless_told_an_exchange_takes_the_best_kernels() -> None:
+    for copies, best in (
+        (Copies(3.0, 0.0), Collective.ONE_SIDED),
+        (Copies(3.0, 2.0), Collective.DEEPEP_LOW_LATENCY),
+    ):
+        assert FABRIC.exchange(copies, 1000.0, peers=7)(1e4) == FABRIC.exchange(
+            copies, 1000.0, peers=7, collective=best
+        )(1e4)
 
 
 def test_an_all_reduce_moves_its_message_twice_less_the_local_share() -> None:
@@ -82,7 +110,7 @@ def test_what_leaves_a_domain_moves_at_scale_out_speed(
     entered = least_remote_domains(ffn, ep, moe_tp, domain, worker.layout.expert_slots)
     width = ffn.expert_hidden or site.model.hidden
     for time, size in ((dispatch, dispatch_bytes(width, Precision.FP8)), (combine, width * 2.0)):
-        least = entered * tokens / tp * size / site.fabric.scale_out_bytes_per_ms
+        least = entered * tokens / tp * size / (site.pool.scale_out_gbit_per_s / 8.0 * 1e6)
         assert float(time(float(tokens))) >= least * 0.97  # Monte Carlo error of `entered`
 
 

@@ -179,7 +179,7 @@ def test_step3_attention() -> None:
         ({"quant_method": "mxfp4"}, Precision.FP4),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, Precision.FP4),
         ({"quant_method": "modelopt", "quant_algo": "FP8"}, Precision.FP8),
-        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, Precision.FP4),
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, Precision.INT4),
         ({"quant_method": "compressed-tensors", "format": "float-quantized"}, Precision.FP8),
         ({"quant_method": "compressed-tensors", "format": "int-quantized"}, Precision.INT8),
     ],

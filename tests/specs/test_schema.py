@@ -32,14 +32,14 @@ PLAN: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", ["scenario", "plan", "comparison", "alternatives"])
+@pytest.mark.parametrize("name", ["scenario", "plan", "comparison", "alternatives", "configuration", "prediction"])
 def test_the_published_schemas_are_current(name: str) -> None:
     assert json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")) == schemas()[name], (
         "run `python -m specs.schema`"
     )
 
 
-@pytest.mark.parametrize("name", ["scenario", "plan", "comparison", "alternatives"])
+@pytest.mark.parametrize("name", ["scenario", "plan", "comparison", "alternatives", "configuration", "prediction"])
 def test_the_schemas_are_valid(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schemas()[name])
 

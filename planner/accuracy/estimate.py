@@ -1,0 +1,135 @@
+"""Predicts measured points: whole deployments by `planner.prediction`, single pools by the worker that they are of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from planner.accuracy.points import Point, Workers
+from planner.accuracy.score import Estimate
+from planner.configured import Setup, SiteCache
+from planner.costs.layout import Layout
+from planner.costs.worker import Worker
+from planner.prediction import Refusal, evaluate
+from specs import catalog
+from specs.model import MoeFfn
+from specs.prediction import CONFIGURATION_SCHEMA, Configuration, WorkerLayout
+from specs.scenario import Pool, resolve_pool
+from specs.service import Engine, Mode, Phase, Service, Slo
+from specs.workload import Workload, mean_tokens
+
+PREFILL_STEP_TOKENS = 16_384
+"""New tokens of one step and DP rank of a prefill pool measured alone: as published for SGLang's and DeepSeek's."""
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """The cost model as an `Estimator`.
+
+    Args:
+        sites: kernels and operators, shared by all points of one model, GPU, engine and format.
+    """
+
+    sites: SiteCache = field(default_factory=SiteCache)
+
+    def __call__(self, point: Point) -> Estimate:
+        """Predict a point.
+
+        Raises:
+            ValueError: it cannot be predicted; the message says why.
+        """
+        match point.phase:
+            case Phase.FULL:
+                return self._deployment(point)
+            case Phase.DECODE:
+                return _decode_pool(point, self._worker(point))
+            case Phase.PREFILL:
+                return _prefill_pool(point, self._worker(point))
+
+    def _deployment(self, point: Point) -> Estimate:
+        found = evaluate(Setup.of(configuration(point), self.sites))
+        if isinstance(found, Refusal):
+            raise ValueError(found.obstacle.value)
+        tokens = mean_tokens(point.workload.output_tokens)
+        return Estimate(found.ttft_ms, found.tpot_ms, found.rate_rps * tokens / point.n_gpus)
+
+    def _worker(self, point: Point) -> Worker:
+        """The worker of a pool that was measured alone, with the overlap that its notes state."""
+        (workers,) = point.workers
+        model = catalog.model(point.model)
+        experts = max((group.ffn.experts for group in model.layers if isinstance(group.ffn, MoeFfn)), default=0)
+        notes = point.notes.lower()
+        overlap = workers.dp > 1 and any(words in notes for words in ("tbo on", "tbo +", "2 micro-batches"))
+        layout = Layout(
+            workers.tp,
+            workers.dp,
+            workers.ep,
+            workers.moe_tp,
+            workers.pp,
+            expert_slots=math.ceil(experts / workers.ep) * workers.ep,
+            overlap=overlap,
+        )
+        service = Service(
+            name="point",
+            model=point.model,
+            precision=point.precision,
+            kv_cache_dtype=point.kv_cache_dtype,
+            engine=point.engine,
+            workload=Workload(input_tokens=point.workload.input_tokens, output_tokens=point.workload.output_tokens),
+            slo=Slo(ttft_ms=1e6, tpot_ms=1e6),
+            speculative=point.speculative,
+        )
+        pool = Pool(name="pool", gpu=point.gpu, count=point.n_gpus)
+        return Worker(self.sites.site(service, resolve_pool(pool)), layout)
+
+
+def configuration(point: Point) -> Configuration:
+    """A measured deployment as `predict` takes it."""
+    fields: dict[str, object] = {
+        "schema": CONFIGURATION_SCHEMA,
+        "model": point.model,
+        "gpu": point.gpu,
+        "precision": point.precision,
+        "kv_cache_dtype": point.kv_cache_dtype,
+        "engine": point.engine,
+        "workload": point.workload,
+        "speculative": point.speculative,
+        "mode": point.mode,
+    }
+    layouts = [_layout(point, workers) for workers in point.workers]
+    names = ("worker",) if point.mode is Mode.AGGREGATED else ("prefill", "decode")
+    return Configuration.model_validate({**fields, **dict(zip(names, layouts, strict=True))})
+
+
+def _layout(point: Point, workers: Workers) -> WorkerLayout:
+    tokens = point.recipe.step_tokens
+    if tokens is not None and point.engine is not Engine.SGLANG:
+        tokens *= workers.dp  # SGLang's budget is the worker's; the others' is each DP rank's
+    return WorkerLayout(
+        replicas=workers.count,
+        tp=workers.tp,
+        dp=workers.dp,
+        ep=workers.ep,
+        pp=workers.pp,
+        batch=point.recipe.max_running,
+        chunk_tokens=tokens,
+    )
+
+
+def _decode_pool(point: Point, worker: Worker) -> Estimate:
+    """Output tokens/s of a full decode pool at its stated batch."""
+    if point.concurrency is None:
+        raise ValueError("the batch of the decode pool is not stated")
+    (workers,) = point.workers
+    batch = point.concurrency / workers.count
+    step_ms = float(worker.decode_step_ms(batch)) / worker.site.tokens_per_step
+    return Estimate(tpot_ms=step_ms, throughput_tok_s_per_gpu=batch / step_ms * 1e3 / workers.gpus)
+
+
+def _prefill_pool(point: Point, worker: Worker) -> Estimate:
+    """New tokens/s of a saturated prefill pool."""
+    (workers,) = point.workers
+    tokens = mean_tokens(point.workload.input_tokens)
+    prompts = max(PREFILL_STEP_TOKENS // tokens, 1.0) * workers.dp
+    time_ms = float(worker.prefill_ms(prompts, 1))
+    return Estimate(throughput_tok_s_per_gpu=prompts * tokens / time_ms * 1e3 / workers.gpus)

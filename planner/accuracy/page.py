@@ -1,0 +1,274 @@
+"""The page `docs/accuracy.md`: scores, the worst slices first, and what is known of why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from planner.accuracy.halves import Half, half_of, in_half, leave_one_gpu_out, leave_one_model_out
+from planner.accuracy.points import Corpus, Point
+from planner.accuracy.score import Errors, Estimator, Metric, Report, Slice, errors_of, report, score
+from planner.costs import anchors, engines
+
+LARGE_SLICE = 20
+"""Points from which the limit on a slice's TPOT holds."""
+SLICE_LIMIT = 0.30
+"""Median TPOT error that no large slice may exceed."""
+
+Fit = Callable[[Sequence[Point]], Estimator]
+"""Fits the parameters of the cost model on points and gives the predictor that has them."""
+
+NAMES = {Metric.TPOT: "TPOT", Metric.THROUGHPUT: "throughput", Metric.TTFT: "TTFT"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target of the scored half, beside what the peer reaches on part of the same points.
+
+    Args:
+        metric: what is scored.
+        peer: median absolute error of aiconfigurator 0.12 on 594 aggregated points.
+        at_most: median absolute error that is aimed at.
+    """
+
+    metric: Metric
+    peer: float
+    at_most: float
+
+
+TARGETS = (
+    Target(Metric.TPOT, 0.175, 0.10),
+    Target(Metric.TTFT, 0.466, 0.20),
+    Target(Metric.THROUGHPUT, 0.188, 0.10),
+)
+PEER_COVERAGE, LEAST_COVERAGE = 0.91, 0.98
+
+REASONS: dict[str, str] = {
+    "h200-sxm-141gb vllm Qwen/Qwen3-235B-A22B *": "13 of the 51 rows of both halves state one GPU, which cannot hold "
+    "the weights: their degrees, and perhaps the others', are not those of the run",
+    "h200-sxm-141gb vllm meta-llama/Llama-3.1-8B *": "rows imply up to 100% of the dense FP8 peak, and TTFT is 6% of "
+    "what the prompts of all clients take to compute, which points to a prefix cache",
+    "h100-sxm-80gb sglang Qwen/Qwen3-32B aggregated": "equal lengths keep the clients in step: every generation is a "
+    "burst (TTFT is 0.52 of the prefill time of all clients, quartiles 0.47 and 0.62) and then decodes undisturbed",
+}
+"""What is known of why a slice is off, by a pattern of its name (`h200-sxm-141gb vllm * aggregated`); the first that
+fits is printed."""
+
+
+def page(corpus: Corpus, whole: Report, fit: Fit | None = None) -> str:
+    """Write the page.
+
+    Args:
+        corpus: the points.
+        whole: the report of all of them.
+        fit: fits the parameters on some points, for leaving one model or GPU out.
+    """
+    halves = {half: _half(corpus, whole, half) for half in Half}
+    scored = halves[Half.SCORED]
+    return (
+        "\n\n".join(
+            (
+                _introduction(corpus),
+                "## Targets\n\n" + _targets(scored, whole),
+                "## Overall\n\n" + _overall(whole, halves),
+                "## Slices\n\n" + _slices(scored),
+                ("## Leave one out" if fit else "## By model and by GPU") + "\n\n" + _leave_one_out(whole, fit),
+                "## Fitted parameters\n\n" + _fitted(),
+                "## Anchors\n\n" + _anchors(),
+                "## Rows that are not predicted\n\n" + _unpriced(whole),
+            )
+        )
+        + "\n"
+    )
+
+
+def _half(corpus: Corpus, whole: Report, half: Half) -> Report:
+    """The report of one half; rows that are no points belong to neither."""
+    points = [point for point in corpus.points if half_of(point) is half]
+    priced = [entry for entry in whole.priced if half_of(entry.point) is half]
+    return report(points, priced, len(points), {})
+
+
+def _introduction(corpus: Corpus) -> str:
+    sources = len({point.source for point in corpus.points})
+    return f"""# Accuracy
+
+Written by `python benchmarks/accuracy.py --write docs/accuracy.md`; edit the texts in `planner/accuracy/page.py`, not
+this page. `cleave validate` prints the same scores for any file of measured points.
+
+{corpus.rows:,} measured points from {sources} sources are predicted by the function behind `cleave predict`, each from
+its model, GPUs, engine, layout, lengths and concurrency, and, where the published recipe of the run says more, its
+tokens per step, cap on running requests and cache format. An error is predicted / measured - 1; tables give its median
+without and with sign (bias). Lengths of InferenceX runs are uniform in [0.8, 1] x nominal; their means are those of 10
+requests per client, the first of every client arriving together. Throughput is the published one, or follows from
+latencies and concurrency by Little's law.
+
+Points are split by the hash of model, GPU, engine, layout and precision: parameters are fitted on the half *fitted*,
+and the half *scored* is what counts. All lengths and concurrencies of one configuration lie in the same half."""
+
+
+def _targets(scored: Report, whole: Report) -> str:
+    rows = []
+    for target in TARGETS:
+        errors = scored.overall.get(target.metric)
+        reached = "-" if errors is None else _percent(errors.median_abs_error)
+        met = errors is not None and errors.median_abs_error <= target.at_most
+        aim = f"<= {_percent(target.at_most)}"
+        rows.append((f"{NAMES[target.metric]}, median error", _percent(target.peer), aim, reached, _verdict(met)))
+    met = whole.coverage >= LEAST_COVERAGE
+    aim = f">= {_percent(LEAST_COVERAGE)}"
+    rows.append(("rows predicted at all", _percent(PEER_COVERAGE), aim, _percent(whole.coverage), _verdict(met)))
+    over = [part for part in scored.slices if _is_over(part)]
+    limit = f"slices of {LARGE_SLICE} points and more with TPOT beyond {_percent(SLICE_LIMIT)}"
+    rows.append((limit, "-", "0", str(len(over)), _verdict(not over)))
+    header = ("on the scored half", "aiconfigurator 0.12", "target", "Cleave", "")
+    note = (
+        "aiconfigurator's figures are for 594 of the aggregated points (at most 12 of each GPU, engine, model and "
+        "precision); its own factors were fitted on this corpus."
+    )
+    return f"{_table(header, rows)}\n\n{note}"
+
+
+def _is_over(part: Slice) -> bool:
+    errors = part.errors.get(Metric.TPOT)
+    return errors is not None and errors.n >= LARGE_SLICE and errors.median_abs_error > SLICE_LIMIT
+
+
+def _verdict(met: bool) -> str:
+    return "met" if met else "missed"
+
+
+def _overall(whole: Report, halves: dict[Half, Report]) -> str:
+    rows = []
+    for name, part in (("all", whole), *((half.value, halves[half]) for half in Half)):
+        for metric in Metric:
+            errors = part.overall.get(metric)
+            if errors is not None:
+                rows.append((name, NAMES[metric], *_cells(errors), _percent(errors.median_log_ratio), str(errors.n)))
+    noise = [
+        (NAMES[metric], *(_percent(share) for share in (spread.median, spread.p75, spread.p90)), str(spread.groups))
+        for metric, spread in whole.noise.items()
+    ]
+    header = ("points", "metric", "median error", "bias", "mean", "p90", "median log ratio", "n")
+    floor = (
+        "**Noise floor.** Repeats of one configuration, engine versions mixed, lie apart by (largest - smallest) / "
+        "(largest + smallest); no prediction can be closer than that to all of them."
+    )
+    spreads = _table(("metric", "median", "p75", "p90", "configurations"), noise)
+    return f"{_table(header, rows)}\n\n{floor}\n\n{spreads}"
+
+
+def _slices(scored: Report) -> str:
+    header = (
+        "slice of the scored half",
+        "n",
+        "TPOT",
+        "bias",
+        "p90",
+        "throughput",
+        "bias",
+        "TTFT",
+        "bias",
+        "known of why",
+    )
+    large = [part for part in scored.slices if part.points >= LARGE_SLICE]
+    small = [part for part in scored.slices if part.points < LARGE_SLICE]
+    first = f"Worst TPOT first; {len(large)} slices of {LARGE_SLICE} points and more, then {len(small)} smaller ones."
+    return "\n\n".join((first, *(_table(header, map(_slice_row, parts)) for parts in (large, small) if parts)))
+
+
+def _slice_row(part: Slice) -> tuple[str, ...]:
+    cells: list[str] = []
+    for metric in Metric:
+        errors = part.errors.get(metric)
+        cells += ["-", "-"] if errors is None else [_percent(errors.median_abs_error), _signed(errors.bias)]
+        if metric is Metric.TPOT:
+            cells.append("-" if errors is None else _percent(errors.p90))
+    return part.name, str(part.points), *cells, reason(part)
+
+
+def reason(part: Slice) -> str:
+    """What is known of why a slice is off."""
+    return next((text for pattern, text in REASONS.items() if fnmatchcase(part.name, pattern)), "")
+
+
+def _leave_one_out(whole: Report, fit: Fit | None) -> str:
+    """Errors on each model and GPU by parameters that never saw it; those of the whole where nothing can be fitted."""
+    entries = {entry.point.line: entry for entry in whole.priced}
+    points = [entry.point for entry in whole.priced]
+    tables = []
+    for title, folds in (("model", leave_one_model_out(points)), ("GPU", leave_one_gpu_out(points))):
+        rows = []
+        for fold in folds:
+            if fit is None:
+                errors = errors_of(entries[point.line] for point in fold.scored)
+            else:
+                errors = dict(score(fold.scored, fit(in_half(fold.fitted, Half.FITTED))).overall)
+            rows.append((fold.left_out, *_medians(errors), str(len(fold.scored))))
+        tables.append(_table((title if fit is None else f"{title} left out", *NAMES.values(), "n"), rows))
+    said = (
+        "All points of one model or GPU, by the parameters below; none of them belongs to a model."
+        if fit is None
+        else "Parameters fitted again on the fitted half of all others, then scored on all points of the one left out."
+    )
+    return "\n\n".join((said, *tables))
+
+
+def _medians(part: Mapping[Metric, Errors]) -> tuple[str, ...]:
+    found = (part.get(metric) for metric in Metric)
+    return tuple("-" if errors is None else _percent(errors.median_abs_error) for errors in found)
+
+
+def _fitted() -> str:
+    """Every fitted parameter; the cost model lists them as `planner.costs.engines.FITTED`."""
+    parameters: Sequence[object] = getattr(engines, "FITTED", ())
+    if not parameters:
+        return "None: every constant of the cost model is stated with its source."
+    fields = ("name", "scope", "value", "meaning")
+    return _table(fields, [tuple(_text(getattr(parameter, field)) for field in fields) for parameter in parameters])
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _anchors() -> str:
+    return (
+        "Published figures of single pools and of AFD, beside predictions that nothing was fitted to.\n\n"
+        + anchors.table()
+    )
+
+
+def _unpriced(whole: Report) -> str:
+    rows = [(why, str(count)) for why, count in whole.reasons]
+    return _table(("reason", "rows"), rows) if rows else "None."
+
+
+def _cells(errors: Errors) -> tuple[str, ...]:
+    return (
+        _percent(errors.median_abs_error),
+        _signed(errors.bias),
+        _signed(errors.mean_error),
+        _percent(errors.p90),
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def _signed(share: float) -> str:
+    return f"{100 * share:+.1f}%"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A markdown table whose columns of numbers are right-aligned."""
+    body = [tuple(row) for row in rows]
+    right = [any(_is_number(row[column]) for row in body) for column in range(len(header))]
+    rule = ["---:" if number else "---" for number in right]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (tuple(header), tuple(rule), *body))
+
+
+def _is_number(text: str) -> bool:
+    return text.rstrip("%").lstrip("+-").replace(".", "", 1).isdigit()

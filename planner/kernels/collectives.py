@@ -1,0 +1,89 @@
+"""Measured communication inside one scale-up domain: all-reduce, all-gather, and exchanges of expert parallelism."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from planner.costs.linear import FloatArray, PiecewiseLinear
+from planner.kernels.answer import Answer
+from planner.kernels.blend import neighbours
+from planner.kernels.curves import CurveSet
+from planner.kernels.distil import segments
+
+ALL_REDUCE = "collective.all_reduce"
+ALL_GATHER = "collective.all_gather"
+REDUCE_SCATTER = "collective.reduce_scatter"
+"""Tables over the bytes of the whole message at (ranks,)."""
+
+EXCHANGE = "exchange."
+"""Tables `exchange.<collective>.<phase>` over the tokens of one rank at (ranks, bytes of a copy, remote copies)."""
+
+STEP = 2.0**0.5
+"""Ratio of neighbouring points at which a carried-over efficiency is evaluated between knots."""
+
+CHORD_ERROR = 0.002
+"""Relative error of the chords through those points."""
+
+Law = Callable[[tuple[float, ...]], PiecewiseLinear]
+
+
+class CollectiveTables:
+    """Measured collectives of one engine on one GPU type.
+
+    Args:
+        tables: by name; those of other families are ignored.
+    """
+
+    def __init__(self, tables: Mapping[str, CurveSet]) -> None:
+        self._tables = {name: table for name, table in tables.items() if name.startswith(("collective.", EXCHANGE))}
+        self.outside: dict[str, float] = {}
+        """Tables that answered, with the largest factor by which a query lay outside their keys (1.0: within)."""
+
+    def time_ms(self, name: str, key: tuple[float, ...], law: PiecewiseLinear, reference: Law) -> Answer | None:
+        """Time of a collective: what the law says, times the measured share of the law at the nearest keys.
+
+        On a measured key whose law is the reference's this is the measured curve; elsewhere the ratio of measurement
+        and law is interpolated, and beyond the measurements it keeps the value that it has at their edge.
+
+        Args:
+            name: of the table.
+            key: where on the table's axes.
+            law: analytic time over the table's variable for this collective on these links.
+            reference: analytic time at a measured key on the links that were measured.
+
+        Returns:
+            The answer, or None where there is no such table.
+        """
+        table = self._tables.get(name)
+        if table is None:
+            return None
+        near = neighbours(table.keys, key)
+        outside = float(near.outside)
+        self.outside[name] = max(self.outside.get(name, 1.0), outside)
+        curves = [
+            (weight, *table.knots(curve), reference(tuple(table.keys[curve].tolist())))
+            for curve, weight in zip(near.curves, near.weights, strict=True)
+        ]
+        low = min(float(x[0]) for _, x, _, _ in curves)
+        high = max(float(x[-1]) for _, x, _, _ in curves)
+        bends = [law.x, *(x for _, x, _, _ in curves), *(expected.x for _, _, _, expected in curves)]
+        points = np.concatenate([*bends, np.geomspace(low, high, 2 + int(np.log(high / low) / np.log(STEP)))])
+        points = np.unique(points[(points >= low) & (points <= high)])
+
+        def share(at: FloatArray) -> FloatArray:
+            result = np.zeros(at.shape)
+            for weight, x, time, expected in curves:
+                inside = np.clip(at, x[0], x[-1])
+                result += weight * np.interp(inside, x, time) / expected(inside)
+            return result
+
+        times = np.maximum.accumulate(law(points) * share(points))
+        knots = segments(points, times, CHORD_ERROR)
+        x, y = points[knots], times[knots]
+        # Below the measurements the law starts at 0 tokens, above them it goes on, both with the share at the edge.
+        start = min(float(law(0.0) * share(points[:1])[0]), float(y[0]))
+        last = float(law.slope * share(points[-1:])[0])
+        time = PiecewiseLinear(np.concatenate(([0.0], x)), np.concatenate(([start], y)), last, CHORD_ERROR)
+        return Answer(time, outside, table.origin)

@@ -1,0 +1,164 @@
+"""Measured kernels of one engine on one GPU, from the tables that ship with the catalogue.
+
+Operators that the engine's own tables lack are answered from another engine's tables on the same GPU, and those of a
+GPU with the same die from that GPU's; either way the answer says that it is borrowed. What no table knows is left to
+the next library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from planner.costs.analytic import AnalyticKernels
+from planner.costs.linear import PiecewiseLinear
+from planner.costs.operators import DecodeAttention, Elementwise, Gemm, GroupedGemm, Operator, PrefillAttention
+from planner.kernels.answer import Answer
+from planner.kernels.collectives import CollectiveTables
+from planner.kernels.curves import CurveSet, load
+from planner.kernels.experts import ExpertTables
+from planner.kernels.gemm import GemmTables
+from planner.kernels.latent_attention import LatentAttentionTables
+from planner.kernels.linear_attention import LinearAttentionTables
+from planner.kernels.softmax_attention import SoftmaxAttentionTables
+from specs.catalog import DATA
+from specs.hardware import GpuSpec
+from specs.model import LatentAttention, LinearAttention
+from specs.service import Engine
+
+TABLES = DATA / "kernels"
+
+SAME_DIE = {"h800-sxm-80gb": "h100-sxm-80gb"}
+"""GPUs whose kernels run as on another one: the H800 is an H100 with slower NVLink."""
+
+
+@lru_cache(maxsize=32)
+def tables_of(gpu: str, engine: Engine) -> Mapping[str, CurveSet]:
+    """The shipped tables of one engine on one GPU; empty where there are none."""
+    path: Path = TABLES / SAME_DIE.get(gpu, gpu) / f"{engine.value}.npz"
+    return load(path) if path.exists() else {}
+
+
+class _Family(Protocol):
+    def time_ms(self, operator: Operator) -> Answer | None: ...
+
+
+@dataclass(frozen=True)
+class Used:
+    """What answered an operator.
+
+    Args:
+        answer: the time with its table.
+        borrowed: whether the table is another engine's or another GPU's.
+    """
+
+    answer: Answer
+    borrowed: bool
+
+
+@dataclass(frozen=True, eq=False)
+class EngineTables:
+    """The tables of one engine on one GPU.
+
+    Args:
+        tables: by name.
+        analytic: rooflines of the GPU, without slowdown.
+        gemm_ms: time of a dense product, for what was measured together with products.
+    """
+
+    tables: Mapping[str, CurveSet]
+    analytic: AnalyticKernels
+    gemm_ms: Callable[[Gemm], PiecewiseLinear]
+
+    @cached_property
+    def _gemm(self) -> GemmTables:
+        return GemmTables(self.tables, self.analytic)
+
+    @cached_property
+    def _experts(self) -> ExpertTables:
+        return ExpertTables(self.tables, self.analytic)
+
+    @cached_property
+    def _softmax(self) -> SoftmaxAttentionTables:
+        return SoftmaxAttentionTables(self.tables, self.analytic)
+
+    @cached_property
+    def _latent(self) -> LatentAttentionTables:
+        return LatentAttentionTables(self.tables, self.analytic, self.gemm_ms)
+
+    @cached_property
+    def _linear(self) -> LinearAttentionTables:
+        return LinearAttentionTables(self.tables, self.analytic)
+
+    def answer(self, operator: Operator) -> Answer | None:
+        """The time of an operator, or None."""
+        match operator:
+            case Gemm():
+                return self._gemm.time_ms(operator)
+            case GroupedGemm():
+                return self._experts.time_ms(operator)
+            case DecodeAttention() | PrefillAttention():
+                match operator.attention:
+                    case LatentAttention():
+                        return self._latent.time_ms(operator)
+                    case LinearAttention():
+                        return self._linear.time_ms(operator)
+                    case _:
+                        return self._softmax.time_ms(operator)
+            case Elementwise():
+                return None
+
+
+class MeasuredKernels:
+    """Measured times of one engine's operators on one GPU.
+
+    Args:
+        gpu: the GPU type.
+        engine: whose kernels.
+        slowdown: factor on every time.
+    """
+
+    source = "measured kernels"
+
+    def __init__(self, gpu: GpuSpec, engine: Engine, *, slowdown: float = 1.0) -> None:
+        self._gpu = gpu
+        self._slowdown = slowdown
+        self._analytic = AnalyticKernels(gpu)
+        others = [other for other in (Engine.TRTLLM, Engine.SGLANG, Engine.VLLM) if other is not engine]
+        self._order = (engine, *others)
+        self._engines: dict[Engine, EngineTables] = {}
+        self.used: dict[Operator, Used] = {}
+
+    def _tables(self, engine: Engine) -> EngineTables:
+        if engine not in self._engines:
+            self._engines[engine] = EngineTables(tables_of(self._gpu.id, engine), self._analytic, self._gemm_ms)
+        return self._engines[engine]
+
+    def _gemm_ms(self, gemm: Gemm) -> PiecewiseLinear:
+        """A product as this engine's steps will be charged for it, without slowdown."""
+        found = self._find(gemm)
+        return self._analytic.time_ms(gemm) if found is None else found.answer.time
+
+    def _find(self, operator: Operator) -> Used | None:
+        for engine in self._order:
+            answer = self._tables(engine).answer(operator)
+            if answer is not None:
+                return Used(answer, engine is not self._order[0] or self._gpu.id in SAME_DIE)
+        return None
+
+    def time_ms(self, operator: Operator) -> PiecewiseLinear | None:
+        """Time in ms as a function of the operator's variable, or None where nothing like it was measured."""
+        found = self._find(operator)
+        if found is None:
+            return None
+        self.used[operator] = found
+        return found.answer.time if self._slowdown == 1.0 else found.answer.time.scaled(self._slowdown)
+
+    @property
+    def collectives(self) -> CollectiveTables | None:
+        """Measured collectives of the engine on this very GPU's links, or None."""
+        tables = {} if self._gpu.id in SAME_DIE else tables_of(self._gpu.id, self._order[0])
+        return CollectiveTables(tables) if tables else None

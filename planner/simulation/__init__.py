@@ -1,0 +1,1 @@
+"""Event simulation: what clients see of a run, request by request."""

@@ -1,0 +1,230 @@
+"""A closed-loop run of one server, request by request.
+
+Clients send their first requests together and another one as soon as an answer is complete, until all requests of the
+run have been sent: what serving benchmarks do. The mean TTFT of such a run includes the start, when every client waits
+behind all others; in the steady state prompts arrive spread out.
+
+A request first passes the API server (tokenisation, validation, hand-over), which takes requests one after the other,
+then waits for a slot and for its prompt to be computed, and decodes one token a step. What a step takes comes from
+`planner.simulation.steps`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.costs.linear import FloatArray
+from planner.simulation.steps import StepTimes
+from specs.workload import DiscreteLength, Length, LengthOrZero, MeanLength
+
+
+@dataclass(frozen=True, eq=False)
+class Requests:
+    """The requests of a run in the order in which they are sent.
+
+    Args:
+        input_tokens: shape (n,), whole numbers >= 1.
+        output_tokens: shape (n,), whole numbers >= 1.
+    """
+
+    input_tokens: FloatArray
+    output_tokens: FloatArray
+
+    @staticmethod
+    def of(input_tokens: Length, output_tokens: Length, count: int, seed: int = 0) -> Requests:
+        """Random requests with the lengths of a workload."""
+        generator = np.random.default_rng(seed)
+        return Requests(sample(input_tokens, count, generator), sample(output_tokens, count, generator))
+
+
+def sample(length: LengthOrZero, count: int, generator: np.random.Generator) -> FloatArray:
+    """Random lengths, whole numbers >= 1, shape (count,).
+
+    A length known by mean and coefficient of variation is uniform where that is possible (cv <= 1 / sqrt(3)), and
+    gamma-distributed otherwise.
+    """
+    if isinstance(length, DiscreteLength):
+        weights = np.asarray(length.weights, dtype=float)
+        drawn = generator.choice(np.asarray(length.values, dtype=float), size=count, p=weights / weights.sum())
+    elif isinstance(length, MeanLength) and length.cv > 1.0 / math.sqrt(3.0):
+        drawn = generator.gamma(1.0 / length.cv**2, length.mean * length.cv**2, size=count)
+    elif isinstance(length, MeanLength):
+        half = length.mean * length.cv * math.sqrt(3.0)
+        drawn = generator.uniform(length.mean - half, length.mean + half, size=count)
+    else:
+        drawn = np.full(count, float(length))
+    return np.maximum(np.round(drawn), 1.0)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How an engine fills its steps.
+
+    Args:
+        budget: most tokens of one lane in one step.
+        prefill_first: steps with prompts leave decoding requests out, and come first while prompts wait; otherwise
+            prompts share steps with decoding requests.
+        request_ms: time of the API server for one request.
+        token_us: time of the API server for one prompt token.
+        poll_steps: decode steps between two looks for new requests (SGLang's `--scheduler-recv-interval`); after a step
+            with prompts, and when idle, the engine looks at once.
+        wait_steps: decode steps for which new prompts are held back so that more of them share a step (TensorRT-LLM's
+            `batch_wait_timeout_iters`), unless nothing is being decoded.
+        wait_tokens: tokens of held prompts at which they go at once (`batch_wait_max_tokens_ratio` x budget).
+    """
+
+    budget: int
+    prefill_first: bool
+    request_ms: float
+    token_us: float
+    poll_steps: int = 1
+    wait_steps: int = 0
+    wait_tokens: float = 0.0
+
+    def ready_ms(self, input_tokens: float) -> float:
+        """Time of one request on the API server."""
+        return self.request_ms + 1e-3 * self.token_us * input_tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What the clients saw.
+
+    Args:
+        ttft_ms: per request, in the order of first tokens.
+        tpot_ms: per request of two tokens or more, in the order of completion.
+        output_tokens: of all requests.
+        end_ms: when the last answer was complete.
+    """
+
+    ttft_ms: FloatArray
+    tpot_ms: FloatArray
+    output_tokens: float
+    end_ms: float
+
+    @property
+    def throughput_tok_s(self) -> float:
+        """Output tokens per second over the whole run."""
+        return 1e3 * self.output_tokens / self.end_ms
+
+
+def run(times: StepTimes, policy: Policy, slots: int, clients: int, requests: Requests) -> Run:
+    """Simulate a closed loop on one replica.
+
+    Args:
+        times: step times, tabulated for at least `slots` requests and the policy's budget.
+        policy: of the engine.
+        slots: requests that may be in flight at once on the replica.
+        clients: requests that the clients keep in the system.
+        requests: of the run.
+    """
+    inputs, outputs = requests.input_tokens.tolist(), requests.output_tokens.tolist()
+    count, lanes = len(inputs), range(times.lanes)
+    per_lane = max(1, slots // times.lanes)
+    decode = times.decode_ms.tolist()
+    ready: deque[tuple[float, int]] = deque()  # (when the API server has passed it on, request)
+    sent_ms = [0.0] * count
+    server_free, sent = 0.0, 0
+
+    def send(now: float) -> None:
+        nonlocal server_free, sent
+        if sent < count:
+            sent_ms[sent] = now
+            server_free = max(server_free, now) + policy.ready_ms(inputs[sent])
+            ready.append((server_free, sent))
+            sent += 1
+
+    for _ in range(min(clients, count)):
+        send(0.0)
+    now, step, done = 0.0, 0, 0
+    visible: deque[int] = deque()
+    unseen_steps = policy.poll_steps  # decode steps since the engine last looked
+    held_steps, held_tokens = 0, 0.0
+    decoding: list[list[tuple[int, int]]] = [[] for _ in lanes]  # heaps of (last step, request)
+    partial: list[tuple[int, float] | None] = [None] * times.lanes  # (request, prompt tokens left)
+    first_ms = [0.0] * count
+    ttft: list[float] = []
+    tpot: list[float] = []
+    while done < count:
+        loads = [len(lane) for lane in decoding]
+        taken = [0] * times.lanes
+        begun: list[tuple[int, int]] = []  # (lane, request) whose prompts end with this step
+        filled = [loads[lane] + (partial[lane] is not None) for lane in lanes]
+        room = [policy.budget - (0 if policy.prefill_first else loads[lane]) for lane in lanes]
+        for lane in lanes:
+            if partial[lane] is not None:
+                _compute(lane, partial, room, taken, begun)
+        if unseen_steps >= policy.poll_steps or not any(loads):
+            unseen_steps = 0
+            while ready and ready[0][0] <= now:
+                visible.append(ready.popleft()[1])
+                held_tokens += inputs[visible[-1]]
+        held = held_steps < policy.wait_steps and held_tokens + sum(loads) < policy.wait_tokens and any(loads)
+        while visible and not held:
+            lane = min(lanes, key=lambda lane: (room[lane] <= 0, filled[lane], taken[lane]))
+            if room[lane] <= 0 or filled[lane] >= per_lane:
+                break
+            request = visible.popleft()
+            held_tokens -= inputs[request]
+            filled[lane] += 1
+            partial[lane] = (request, inputs[request])
+            _compute(lane, partial, room, taken, begun)
+        if any(taken):
+            now += times.mixed_ms([0] * times.lanes if policy.prefill_first else loads, [int(p) for p in taken])
+            step += 0 if policy.prefill_first else 1
+            unseen_steps, held_steps = policy.poll_steps, 0
+            for lane, request in begun:
+                ttft.append(now - sent_ms[request])
+                first_ms[request] = now
+                heapq.heappush(decoding[lane], (step + int(outputs[request]) - 1, request))
+        elif not any(loads):
+            now = max(now, ready[0][0])
+            continue
+        else:
+            # Nothing but decoding until an answer ends or a prompt is ready.
+            step_ms = decode[max(loads)]
+            steps = min(lane[0][0] for lane in decoding if lane) - step
+            if ready:
+                waits = max(math.ceil((ready[0][0] - now) / step_ms), policy.poll_steps - unseen_steps)
+                steps = min(steps, waits)
+            if held:
+                steps = min(steps, policy.wait_steps - held_steps)
+            steps = max(steps, 1)
+            held_steps += steps if held else 0
+            now, step = now + steps * step_ms, step + steps
+            unseen_steps = min(unseen_steps + steps, policy.poll_steps)
+        for lane in lanes:
+            while decoding[lane] and decoding[lane][0][0] <= step:
+                _, request = heapq.heappop(decoding[lane])
+                if outputs[request] > 1:
+                    tpot.append((now - first_ms[request]) / (outputs[request] - 1.0))
+                done += 1
+                send(now)
+    return Run(np.array(ttft), np.array(tpot), float(requests.output_tokens.sum()), now)
+
+
+def _compute(
+    lane: int,
+    partial: list[tuple[int, float] | None],
+    room: list[int],
+    taken: list[int],
+    begun: list[tuple[int, int]],
+) -> None:
+    """Put as much of a lane's prompt into its step as there is room for."""
+    current = partial[lane]
+    if current is None or room[lane] <= 0:
+        return
+    request, left = current
+    part = min(int(left), room[lane])
+    room[lane] -= part
+    taken[lane] += part
+    if part == int(left):
+        begun.append((lane, request))
+        partial[lane] = None
+    else:
+        partial[lane] = (request, left - part)
