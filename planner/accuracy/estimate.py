@@ -10,13 +10,16 @@ from planner.accuracy.score import Estimate
 from planner.configured import Setup, SiteCache
 from planner.costs.layout import Layout
 from planner.costs.worker import Worker
-from planner.prediction import Refusal, evaluate
+from planner.simulation.deployment import Scheduling, simulate
 from specs import catalog
 from specs.model import MoeFfn
 from specs.prediction import CONFIGURATION_SCHEMA, Configuration, WorkerLayout
 from specs.scenario import Pool, resolve_pool
 from specs.service import Engine, Mode, Phase, Service, Slo
 from specs.workload import Workload, mean_tokens
+
+REQUESTS_PER_CLIENT = 10
+"""Requests of a run that does not say how many it had, per client."""
 
 PREFILL_STEP_TOKENS = 16_384
 """New tokens of one step and DP rank of a prefill pool measured alone: as published for SGLang's and DeepSeek's."""
@@ -47,11 +50,20 @@ class CostModel:
                 return _prefill_pool(point, self._worker(point))
 
     def _deployment(self, point: Point) -> Estimate:
-        found = evaluate(Setup.of(configuration(point), self.sites))
-        if isinstance(found, Refusal):
-            raise ValueError(found.obstacle.value)
-        tokens = mean_tokens(point.workload.output_tokens)
-        return Estimate(found.ttft_ms, found.tpot_ms, found.rate_rps * tokens / point.n_gpus)
+        if point.concurrency is None:
+            raise ValueError("its concurrency is not stated")
+        recipe = point.recipe
+        scheduling = Scheduling(recipe.step_tokens, recipe.poll_steps, recipe.wait_steps, recipe.wait_share)
+        setup = Setup.of(configuration(point), self.sites)
+        requests = point.requests or REQUESTS_PER_CLIENT * point.concurrency
+        seen = simulate(setup, scheduling, point.concurrency, requests)
+        ttft, tokens = float(seen.ttft_ms.mean()), mean_tokens(point.workload.output_tokens)
+        if not seen.tpot_ms.size:
+            return Estimate(ttft, None, None)
+        # The corpus derives throughput from the means by Little's law; a run's own falls off while its last answers end.
+        tpot = float(seen.tpot_ms.mean())
+        rate = point.concurrency / (ttft + tpot * (tokens - 1.0))
+        return Estimate(ttft, tpot, 1e3 * rate * tokens / point.n_gpus)
 
     def _worker(self, point: Point) -> Worker:
         """The worker of a pool that was measured alone, with the overlap that its notes state."""

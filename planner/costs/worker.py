@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from planner.costs.exchange_laws import Phase
 from planner.costs.fabric import COLLECTIVE_SETUP_US
 from planner.costs.layout import Layout
 from planner.costs.linear import FloatArray, PiecewiseLinear, constant, total
@@ -91,9 +92,20 @@ class Worker:
         ranks = layout.ep * layout.moe_tp
         copies = self.copies(ffn, low_latency=low_latency)
         share = 1.0 / layout.tp
-        out = self.site.fabric.exchange(copies, dispatch_bytes(width, self.site.service.precision), peers=ranks - 1)
-        back = self.site.fabric.exchange(copies, width * ACTIVATION_BYTES, peers=ranks - 1)
+        size, kernels = dispatch_bytes(width, self.site.service.precision), self.collective(low_latency=low_latency)
+        out = self.site.fabric.exchange(copies, size, peers=ranks - 1, collective=kernels)
+        back = self.site.fabric.exchange(
+            copies, width * ACTIVATION_BYTES, peers=ranks - 1, collective=kernels, phase=Phase.COMBINE
+        )
         return out.scaled(1.0, stretch=share), back.scaled(1.0, stretch=share)
+
+    def collective(self, *, low_latency: bool) -> Collective:
+        """Kernels of an exchange: the best there are for the fabric and the phase."""
+        if self.layout.ep == 1:
+            return Collective.ALL_GATHER
+        if self.layout.ep * self.layout.moe_tp <= self.site.fabric.domain:
+            return Collective.ONE_SIDED
+        return Collective.DEEPEP_LOW_LATENCY if low_latency else Collective.DEEPEP_NORMAL
 
     def copies(self, ffn: MoeFfn, *, low_latency: bool) -> Copies:
         """Copies of one token that leave its rank in a dispatch, by link; a combine returns as many."""
@@ -105,10 +117,7 @@ class Worker:
             return Copies(scale_up=near - 1.0, scale_out=float(ranks - near))
         if moe_tp > domain:
             raise ValueError(f"{moe_tp} shards of an expert do not fit a scale-up domain of {domain} GPUs")
-        inside = ranks <= domain
-        collective = Collective.ONE_SIDED if inside else Collective.DEEPEP_NORMAL
-        if low_latency and not inside:
-            collective = Collective.DEEPEP_LOW_LATENCY
+        collective = self.collective(low_latency=low_latency)
         copies = remote_copies(
             collective,
             ffn.experts,

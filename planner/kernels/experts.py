@@ -115,21 +115,22 @@ class ExpertTables:
             return None
         dtype, family = found
         grid = family.grid
-        share = np.zeros_like(grid)
+        times = np.zeros_like(grid)
         outside = 1.0
         for near, weight in _nearest(family, shape):
-            curves = _of_ranks(family, family.shapes[near], operator.ranks)
-            around = neighbours(family.balanced.keys[curves][:, 4:], (operator.ranks, operator.intermediate))
-            outside = max(outside, around.outside)
+            curves, beyond = _of_ranks(family, family.shapes[near], operator.ranks)
+            yardstick = self._yardstick(operator, grid, dispatched=beyond > 1.0 or dtype.startswith(WIDE))
+            keys = family.balanced.keys[curves][:, 4:]
+            around = neighbours(keys, (min(operator.ranks, keys[:, 0].max()), operator.intermediate))
+            outside = max(outside, around.outside, beyond)
             # Equal tokens per expert, where the other shape has another share of experts per token.
             aligned = np.log(grid * (shape[2] / shape[3]) / (near[2] / near[3]))
             for index, part in zip(around.curves, around.weights, strict=True):
-                curve = self._share(dtype, family, int(curves[index]), operator)
-                share += weight * part * np.interp(aligned, np.log(grid), curve)
+                share = self._share(dtype, family, int(curves[index]), operator)
+                times += weight * part * yardstick * np.interp(aligned, np.log(grid), share)
         if shape not in family.shapes:
             outside = max(outside, _outside(family, shape))
-        dispatched = dtype.startswith(WIDE) or operator.ranks > family.balanced.coverage["ranks"][1]
-        times = np.maximum.accumulate(self._yardstick(operator, grid, dispatched) * share)
+        times = np.maximum.accumulate(times)
         slope = float((times[-1] - times[-2]) / (grid[-1] - grid[-2]))
         line = PiecewiseLinear(np.append(0.0, grid), np.append(times[0], times), slope)
         return Answer(line, outside, family.balanced.origin)
@@ -169,7 +170,7 @@ class ExpertTables:
             skewed,
             {shape: np.array(indices) for shape, indices in shapes.items()},
             tuple(places.get(key, -1) for key in map(tuple, balanced.keys.tolist())),
-            np.concatenate((np.unique(balanced.x), EXTENSION)),
+            np.union1d(balanced.x, [tokens for tokens in EXTENSION if tokens > balanced.x.max()]),
         )
 
     def _share(self, dtype: str, family: _Family, curve: int, operator: GroupedGemm) -> FloatArray:
@@ -238,12 +239,16 @@ class ExpertTables:
         return self._loads[routing]
 
 
-def _of_ranks(family: _Family, curves: NDArray[np.intp], ranks: int) -> NDArray[np.intp]:
-    """Curves of one shape that answer for a number of ranks: all, or those of one rank beyond the largest measured."""
+def _of_ranks(family: _Family, curves: NDArray[np.intp], ranks: int) -> tuple[NDArray[np.intp], float]:
+    """Curves of one shape that answer for a number of ranks, and the factor by which it lies beyond the measured ones.
+
+    Beyond, those of one rank answer; where there are none (DeepEP), those of the most ranks do.
+    """
     measured = family.balanced.keys[curves, 4]
-    if ranks > measured.max() and measured.min() == 1.0:
-        return np.asarray(curves[measured == 1.0])
-    return curves
+    most = float(measured.max())
+    if ranks <= most:
+        return curves, 1.0
+    return (curves[measured == 1.0] if measured.min() == 1.0 else curves), ranks / most
 
 
 def _nearest(family: _Family, shape: Shape) -> list[tuple[Shape, float]]:

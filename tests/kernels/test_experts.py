@@ -142,7 +142,10 @@ def test_more_ranks_than_measured_divide_the_time_of_one_rank(measured: ExpertTa
     one = times(measured, layer(ranks=1))
     before = times(measured, layer(ranks=8))
     for ranks in (16, 32, 64):
-        got = times(measured, layer(ranks=ranks))
+        answer = measured.time_ms(layer(ranks=ranks))
+        assert answer is not None
+        assert answer.outside == ranks / 8
+        got = answer.time(TOKENS)
         assert (got > one / ranks).all()
         assert (got < 1.05 * before).all()
         np.testing.assert_allclose(got, law(TOKENS, 4096, 512, 8, 128, ranks, 1.0), rtol=0.35)
@@ -275,6 +278,24 @@ def test_build_takes_the_faster_kernel_and_leaves_out_the_concentrating_one(tmp_
     balanced = built(tmp_path, "trtllm")["experts.fp8_block.balanced"]
     one_rank = law(TOKENS, 4096, 1536, 8, 128, 1, 1.0)
     np.testing.assert_allclose(balanced.at(0, TOKENS), 0.5 * one_rank, rtol=0.03)
+
+
+def test_build_leaves_out_untuned_kernels_and_ranks_that_do_all_the_work(tmp_path: Path) -> None:
+    qwen, glm = (4096, 1536, 8, 128), (6144, 2048, 8, 256)
+    bf16 = [{**row, "moe_dtype": "bfloat16"} for row in source_rows(qwen, (1, 2), slow=2.0)]
+    fp8 = source_rows(qwen, (1, 2), slow=6.0)
+    # Each rank's products grow as if it had no others beside it; its weights do not.
+    busy = source_rows(glm, (1, 2, 8))
+    for row in busy:
+        if row["moe_ep_size"] == 8 and int(str(row["num_tokens"])) >= 4096:
+            row["latency"] = float(str(row["latency"])) * 6.0
+    write(tmp_path, "sglang", "0.5.14", "moe", bf16 + fp8 + busy)
+    write(tmp_path, "sglang", "0.5.9", "moe", source_rows(qwen, (1,)))
+    found = built(tmp_path, "sglang")
+    assert keys(found["experts.bfloat16.balanced"]) == {(3, 4096, 8, 128, n, 1536) for n in (1, 2)}
+    balanced = found["experts.fp8_block.balanced"]
+    assert keys(balanced) == {(3, 4096, 8, 128, 1, 1536), (3, 6144, 8, 256, 1, 2048)}
+    np.testing.assert_allclose(balanced.at(0, TOKENS), law(TOKENS, 4096, 1536, 8, 128, 1, 1.0), rtol=0.03)
 
 
 def test_build_joins_the_two_dispatches_of_deepep(tmp_path: Path) -> None:

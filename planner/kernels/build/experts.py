@@ -34,7 +34,9 @@ COLUMNS: dict[str, Kind] = {
     "latency": "ms",
 }
 
-DISTRIBUTIONS = ("balanced", "power_law_1.01")
+BF16, BALANCED = "bfloat16", "balanced"
+
+DISTRIBUTIONS = (BALANCED, "power_law_1.01")
 """Routings that are kept. The third, power_law_1.2, follows from these by the load of the hottest rank."""
 
 MIXED_TENSOR_PARALLEL = (2, 8)
@@ -56,11 +58,22 @@ MEASURED_RANKS = {"trtllm": 256, "vllm": 8, "sglang": 8}
 experts, which dominates on many ranks (vLLM, H200, Qwen3-235B's shape, 16,384 tokens, BF16: 9.0 ms on one rank, 1.7 ms
 on each of 32). Dispatched tokens, as wide deployments have them, are free of that."""
 
-CONCENTRATED_TOKENS = (64, 512)
+CHECKED_TOKENS = (64, 512)
+"""Tokens over which the medians of the checks below are taken: weights dominate."""
+
 CONCENTRATED = 0.95
-"""Two ranks should halve what one rank takes. Where the median over these tokens stays above this share, the rows are
-left out: DeepSeek's group-limited selection resolves the collector's tied logits to the lowest groups, so that half of
-the experts, all of them on the measured rank, get everything."""
+"""Two ranks should halve what one rank takes. A shape that stays above this share is left out: DeepSeek's group-limited
+selection resolves the collector's tied logits to the lowest groups, so that half of the experts, all of them on the
+measured rank, get everything."""
+
+SHARED_TOKENS = (4096, 1 << 20)
+SHARED = 0.4
+"""Eight ranks should take an eighth of the time of one where products dominate. Above this share a rank spends most of
+its time on others' pairs, and only the rows of one rank are kept."""
+
+UNTUNED = 1.25
+"""Weights of 8 or 4 bits are read faster than BF16 ones. A shape that takes this much longer than in BF16 ran a kernel
+without its tuning (vLLM 0.24's FP8 with one scale on Hopper: 3 times BF16's time) and is left out."""
 
 CONCENTRATING_KERNELS = ("moe_torch_flow_min_latency",)
 """Measured behind DeepSeek's selection whatever the model, with the same effect."""
@@ -88,11 +101,15 @@ def tables(source: Source, system: str, framework: str) -> list[CurveSet]:
         rows = source.rows(system, "moe", framework, "moe", COLUMNS, version=version)
         assert rows is not None
         rows = rows.select(_kept(rows, framework))
-        for shape, which in sorted(_shapes(rows).items()):
-            part = rows.select(which)
-            if shape in seen or _concentrated(part):
+        shapes = {shape: rows.select(which) for shape, which in _shapes(rows).items()}
+        for shape, part in sorted(shapes.items()):
+            bf16 = shapes.get((BF16, *shape[1:]))
+            untuned = bf16 is not None and _ratio(part, 1, bf16, 1, CHECKED_TOKENS) > UNTUNED
+            if shape in seen or untuned or _ratio(part, 2, part, 1, CHECKED_TOKENS) > CONCENTRATED:
                 continue
             seen.add(shape)
+            if _ratio(part, 8, part, 1, SHARED_TOKENS) > SHARED:
+                part = part.select(part["moe_ep_size"] == 1)
             for name in DISTRIBUTIONS:
                 chosen = part["distribution"] == name
                 if chosen.any():
@@ -137,17 +154,26 @@ def _kept(rows: Rows, framework: str) -> NDArray[np.bool_]:
     return np.asarray(plain & whole & usual & (ranks <= MEASURED_RANKS[framework]))
 
 
-def _concentrated(rows: Rows) -> bool:
-    """Whether, under balanced routing, one of two ranks takes as long as one rank alone (see `CONCENTRATED`)."""
-    low, high = CONCENTRATED_TOKENS
-    usable = (rows["distribution"] == "balanced") & (rows["moe_tp_size"] == 1)
-    rows = rows.select(usable & (rows["num_tokens"] >= low) & (rows["num_tokens"] <= high))
-    fastest: dict[tuple[int, int], float] = {}
-    points = zip(rows["moe_ep_size"].tolist(), rows["num_tokens"].tolist(), rows["latency"].tolist(), strict=True)
-    for ranks, tokens, time in points:
-        fastest[ranks, tokens] = min(time, fastest.get((ranks, tokens), time))
-    ratios = [time / fastest[1, n] for (ranks, n), time in fastest.items() if ranks == 2 and (1, n) in fastest]
-    return bool(ratios) and float(np.median(ratios)) > CONCENTRATED
+def _ratio(above: Rows, ranks: int, below: Rows, other_ranks: int, tokens: tuple[int, int]) -> float:
+    """Median ratio of balanced times of unsharded experts at equal tokens; 0 where not measured.
+
+    Args:
+        above: rows of the numerator's shape.
+        ranks: of the numerator.
+        below: rows of the denominator's shape.
+        other_ranks: of the denominator.
+        tokens: smallest and largest number of tokens.
+    """
+    times = []
+    for rows, count in ((above, ranks), (below, other_ranks)):
+        usable = (rows["distribution"] == BALANCED) & (rows["moe_tp_size"] == 1) & (rows["moe_ep_size"] == count)
+        usable &= (rows["num_tokens"] >= tokens[0]) & (rows["num_tokens"] <= tokens[1])
+        fastest: dict[int, float] = {}
+        for n, time in zip(rows["num_tokens"][usable].tolist(), rows["latency"][usable].tolist(), strict=True):
+            fastest[n] = min(time, fastest.get(n, time))
+        times.append(fastest)
+    ratios = [time / times[1][n] for n, time in times[0].items() if n in times[1]]
+    return float(np.median(ratios)) if ratios else 0.0
 
 
 def _keys(rows: Rows) -> NDArray[np.int64]:
