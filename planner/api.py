@@ -8,6 +8,7 @@ from planner.assemble import build
 from planner.comparison import compare_modes
 from planner.explanation import explained, with_explanation
 from planner.fractional import with_fractional_batches
+from planner.kernels.calibration import Calibration, PathOrPaths
 from planner.ranking import best_plans, distance_note
 from planner.relax import relaxations
 from planner.solve import Progress, solve
@@ -34,6 +35,7 @@ def plan(
     formulation: Formulation = "columns",
     explain: bool = True,
     slowdown: Slowdown = FULL_SPEED,
+    calibration: PathOrPaths = (),
     progress: Progress | None = None,
 ) -> Plan:
     """The best plan of a scenario, its proof, and what binds; or what would make one possible.
@@ -46,13 +48,15 @@ def plan(
             as well.
         explain: whether to say what binds or, without a plan, to search the smallest changes that allow one.
         slowdown: factors on kernel and communication times.
+        calibration: tables that `cleave calibrate` wrote; each is used on the GPU type that it was measured on.
         progress: told of every stage, the incumbent and the bound.
 
     Raises:
-        SpecError: a service that no cluster of these GPUs, or no mode that it allows, could serve; or a formulation
-            that there is not.
+        SpecError: a service that no cluster of these GPUs, or no mode that it allows, could serve; a formulation that
+            there is not; or a table that is not complete, or of none of the GPU types.
     """
-    return _plan(scenario, gap, Clock.start(time_limit_s), formulation, explain, slowdown, progress)[1]
+    clock = Clock.start(time_limit_s)
+    return _plan(_space(scenario, slowdown, calibration), gap, clock, formulation, explain, slowdown, progress)
 
 
 def explain(
@@ -61,6 +65,7 @@ def explain(
     gap: float = DEFAULT_GAP,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S,
     slowdown: Slowdown = FULL_SPEED,
+    calibration: PathOrPaths = (),
     progress: Progress | None = None,
 ) -> Plan:
     """The plan, and what one more GPU, node or millisecond is worth, by solving again; else as `plan`.
@@ -69,7 +74,8 @@ def explain(
         SpecError: as `plan`.
     """
     clock = Clock.start(time_limit_s)
-    space, found = _plan(scenario, gap, clock, "columns", True, slowdown, progress)
+    space = _space(scenario, slowdown, calibration)
+    found = _plan(space, gap, clock, "columns", True, slowdown, progress)
     if not found.services:
         return found
     changes, notes = what_ifs(space, found, gap=gap, clock=clock, slowdown=slowdown, progress=progress)
@@ -82,6 +88,7 @@ def alternatives(
     *,
     gap: float = DEFAULT_GAP,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S,
+    calibration: PathOrPaths = (),
     progress: Progress | None = None,
 ) -> tuple[Plan, ...]:
     """The `count` best plans that differ in mode or layout, best first (`planner.ranking` says in what sense).
@@ -95,7 +102,7 @@ def alternatives(
     if count < 1:
         raise SpecError(f"must be a whole number of plans from 1, got {count}", field="count")
     clock = Clock.start(time_limit_s)
-    space = _space(scenario, FULL_SPEED)
+    space = _space(scenario, FULL_SPEED, calibration)
     found = best_plans(space, count, gap=gap, clock=clock, progress=progress)
     maximizing = scenario.objective.maximizing
     result = []
@@ -114,6 +121,7 @@ def compare(
     gap: float = DEFAULT_GAP,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S,
     slowdown: Slowdown = FULL_SPEED,
+    calibration: PathOrPaths = (),
     pareto: bool = True,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -124,6 +132,7 @@ def compare(
         gap: relative gap at which a plan counts as optimal.
         time_limit_s: wall clock for everything.
         slowdown: factors on kernel and communication times.
+        calibration: tables that `cleave calibrate` wrote; each is used on the GPU type that it was measured on.
         pareto: whether to solve for the curves.
         progress: told of every stage.
 
@@ -131,43 +140,44 @@ def compare(
         SpecError: as `plan`, or there is no mode that every service allows.
     """
     clock = Clock.start(time_limit_s)
-    space = _space(scenario, slowdown)
+    space = _space(scenario, slowdown, calibration)
     return compare_modes(space, gap=gap, clock=clock, slowdown=slowdown, pareto=pareto, progress=progress)
 
 
 def _plan(
-    scenario: Scenario,
+    space: Space,
     gap: float,
     clock: Clock,
     formulation: Formulation,
     explain: bool,
     slowdown: Slowdown,
     progress: Progress | None,
-) -> tuple[Space, Plan]:
-    """The declared space and its plan."""
+) -> Plan:
+    """The plan of a declared space."""
     if formulation not in ("columns", "piecewise"):
         raise SpecError(f"must be columns or piecewise, got {formulation!r}", field="formulation")
-    space = _space(scenario, slowdown)
     solved = solve(space, gap=gap, time_limit_s=clock.left_s, progress=progress)
     found = build(space, solved, gap=gap)
     if formulation == "piecewise":
         found = with_fractional_batches(found, space, solved, gap=gap, time_limit_s=clock.left_s)
     if not explain:
-        return space, found
+        return found
     found = explained(space, solved, found)
     if found.status is Status.INFEASIBLE:
         changes, notes = relaxations(space, clock=clock, slowdown=slowdown, progress=progress)
         found = with_explanation(found, relaxations=changes, notes=notes)
-    return space, found
+    return found
 
 
-def _space(scenario: Scenario, slowdown: Slowdown) -> Space:
+def _space(scenario: Scenario, slowdown: Slowdown, calibration: PathOrPaths) -> Space:
     """The declared space of a scenario that some cluster of these GPUs could serve.
 
     Raises:
-        SpecError: a service that none could.
+        SpecError: a service that none could, or a table that is not complete or of none of the GPU types.
     """
-    space = Space.of(scenario, slowdown=slowdown)
+    tables = Calibration.read(calibration)
+    space = Space.of(scenario, slowdown=slowdown, calibration=tables)
+    tables.notes(space.pools)  # refuses a table that applies nowhere
     for part in space.services:
         field = f"services[{part.index}]"
         reasons = {mode: inapplicable(part, mode) for mode in part.service.modes}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 
 from formulations.table import Role as TableRole
 from planner.costs.layout import Layout
+from planner.costs.site import Site
 from planner.costs.worker import Worker
 from planner.options.block import OptionBlock
+from planner.provenance import provenance
 from planner.reevaluate import Latency, Load, evaluate
 from planner.solve import Solved
 from planner.space import Group, ServiceSpace, Space
@@ -53,6 +54,9 @@ class _Chosen:
 def build(space: Space, solved: Solved, *, gap: float) -> Plan:
     """The plan of a solved space, without explanation.
 
+    Its provenance lists the operators that the re-evaluation of the chosen layouts asks for; without a plan, all that
+    the options asked for.
+
     Args:
         space: the declared space.
         solved: its solution.
@@ -63,7 +67,6 @@ def build(space: Space, solved: Solved, *, gap: float) -> Plan:
     """
     solution = solved.solution
     objective = space.scenario.objective
-    provenance = _provenance(space, solved)
     rejected = Counter[str]()
     for part in space.services:
         for counter in part.rejected.values():
@@ -77,13 +80,15 @@ def build(space: Space, solved: Solved, *, gap: float) -> Plan:
             status=status,
             objective=objective,
             certificate=certificate,
-            provenance=provenance,
+            provenance=_provenance(space, solved, [site for part in space.services for site in part.sites]),
             explanation=explanation,
             gpus_used={pool.name: 0 for pool in space.pools},
             gpus_idle={pool.name: pool.count for pool in space.pools},
         )
     namer = _UnitNames()
-    services = tuple(_service(space.services[index], solved, namer) for index in range(len(space.services)))
+    # Sites that only the chosen layouts ask, so that the provenance is theirs.
+    parts = [replace(part, sites=tuple(site.traced() for site in part.sites)) for part in space.services]
+    services = tuple(_service(part, solved, namer) for part in parts)
     used: Counter[str] = Counter()
     for service in services:
         for deployment in service.deployments:
@@ -112,7 +117,7 @@ def build(space: Space, solved: Solved, *, gap: float) -> Plan:
         cost_per_hour=cost,
         cost_per_million_tokens=cost / (tokens * 3600.0 / 1e6) if tokens > 0 else None,
         power_kw=sum(used[pool.name] * pool.power_w_per_gpu for pool in space.pools) / 1e3,
-        provenance=provenance,
+        provenance=_provenance(space, solved, [site for part in parts for site in part.sites]),
         explanation=explanation,
     )
 
@@ -274,15 +279,13 @@ def _worker_role(part: ServiceSpace, group: Group) -> Role:
     return Role.MIXED
 
 
-def _provenance(space: Space, solved: Solved) -> Provenance:
-    sites = [site for part in space.services for site in part.sites]
-    sources = sorted({source for site in sites for source, count in site.kernels.used.items() if count})
-    return Provenance(
-        kernels=", ".join(sources) or "none asked",
-        linearisation_error=max((site.kernels.largest_error for site in sites), default=0.0),
+def _provenance(space: Space, solved: Solved, sites: Sequence[Site]) -> Provenance:
+    return provenance(
+        sites,
+        packages=("cleave", "highspy", "pyomo", "numpy"),
         formulation="columns",
-        versions={name: version(name) for name in ("cleave", "highspy", "pyomo", "numpy")},
         seconds={name: round(value, 3) for name, value in solved.seconds.items()},
+        notes=space.calibration.notes(space.pools),
     )
 
 

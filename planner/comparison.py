@@ -55,6 +55,7 @@ def compare_modes(
         SpecError: there is no mode that every service allows.
     """
     modes, notes = _shared_modes(space)
+    notes += space.calibration.notes(space.pools)
     spaces: dict[Mode, Space] = {}
     plans: dict[Mode, Plan] = {}
     for number, mode in enumerate(modes):

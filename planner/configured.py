@@ -12,6 +12,7 @@ from planner.costs.afd import AfdUnit
 from planner.costs.layout import Layout
 from planner.costs.site import Site
 from planner.costs.worker import Worker
+from planner.kernels.calibration import NOT_CALIBRATED, Calibration
 from planner.options.decode import DECODE_STEP_TOKENS
 from planner.options.layouts import expert_slots, fits_domains, heads_divide, widths_divide
 from planner.options.server import AfdServer, Server, WorkerServer
@@ -41,10 +42,14 @@ LATEST = Slo(ttft_ms=MAX_MS, tpot_ms=MAX_MS)
 class SiteCache:
     """Sites by model, GPU and engine, so that many configurations share kernels and operators.
 
-    The provenance of a prediction then names every kernel source that the sites have been asked for so far.
+    The provenance of a prediction then counts every operator that the sites have been asked for so far.
+
+    Args:
+        calibration: the user's kernel tables.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, calibration: Calibration = NOT_CALIBRATED) -> None:
+        self.calibration = calibration
         self._sites: dict[tuple[object, ...], Site] = {}
 
     def site(self, service: Service, pool: ResolvedPool) -> Site:
@@ -59,7 +64,7 @@ class SiteCache:
             pool.model_dump_json(),
         )
         if key not in self._sites:
-            self._sites[key] = Site.of(service, pool)
+            self._sites[key] = Site.of(service, pool, libraries=self.calibration.on(pool.gpu))
         return replace(self._sites[key], service=service, workload=resolve_workload(service.workload))
 
 

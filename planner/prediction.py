@@ -12,8 +12,8 @@ waits for one: TTFT is then C / R less the time to decode.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,10 @@ from planner.costs.breakdown import afd_breakdown, decode_breakdown, mixed_break
 from planner.costs.linear import FloatArray
 from planner.costs.queueing import in_flight
 from planner.costs.worker import Worker
+from planner.kernels.calibration import Calibration, PathOrPaths
 from planner.options.server import AfdServer, WorkerServer
 from planner.options.targets import Targets
+from planner.provenance import provenance
 from planner.running import DecodeRun, PrefillRun, ServePoint, ServeRun, exposed_ms, threshold
 from specs.plan import PoolPlan, Provenance, Role
 from specs.prediction import PREDICTION_SCHEMA, Configuration, Obstacle, Prediction
@@ -78,18 +80,25 @@ class Refusal:
     largest_rps: float | None = None
 
 
-def predict(configuration: Configuration, *, sites: SiteCache | None = None) -> Prediction:
+def predict(
+    configuration: Configuration, *, calibration: PathOrPaths = (), sites: SiteCache | None = None
+) -> Prediction:
     """What one configuration reaches.
 
     Args:
         configuration: everything, with nothing left to choose.
-        sites: shared by many predictions, which then take less time each.
+        calibration: tables that `cleave calibrate` wrote; each is used on the GPU type that it was measured on.
+        sites: shared by many predictions, which then take less time each; they bring their own calibration.
 
     Raises:
-        SpecError: an unknown name, or a layout that cannot be launched, with its field.
+        SpecError: an unknown name, a layout that cannot be launched, or a table that is not complete or of none of the
+            GPU types, with its field.
     """
-    setup = Setup.of(configuration, SiteCache() if sites is None else sites)
-    return _prediction(setup, evaluate(setup))
+    if sites is None:
+        sites = SiteCache(Calibration.read(calibration))
+    setup = Setup.of(configuration, sites)
+    notes = sites.calibration.notes([site.pool for site in setup.space.sites])
+    return _prediction(setup, evaluate(setup), notes)
 
 
 def evaluate(setup: Setup) -> Figures | Refusal:
@@ -236,7 +245,7 @@ def _memory_words(part: Part) -> str:
 # -- the prediction ----------------------------------------------------------------------------------------------------
 
 
-def _prediction(setup: Setup, figures: Figures | Refusal) -> Prediction:
+def _prediction(setup: Setup, figures: Figures | Refusal, kernel_notes: Sequence[str]) -> Prediction:
     configuration, lead = setup.configuration, setup.parts[-1]
     slots = lead.slots * lead.copies * lead.count
     memory = {role: each for part in setup.parts for role, each in part.memory.items()}
@@ -255,7 +264,7 @@ def _prediction(setup: Setup, figures: Figures | Refusal) -> Prediction:
             chunks=prompts.chunks,
             pools=tuple(pool for part in setup.parts for pool in part.pools),
             memory=memory,
-            provenance=_provenance(setup),
+            provenance=_provenance(setup, kernel_notes),
         )
     tokens = figures.rate_rps * lead.server.site.lengths.output
     used = figures.mean / lead.slots
@@ -288,7 +297,7 @@ def _prediction(setup: Setup, figures: Figures | Refusal) -> Prediction:
         ),
         memory=memory,
         breakdown=breakdown,
-        provenance=_provenance(setup),
+        provenance=_provenance(setup, kernel_notes),
         notes=_notes(setup, figures),
     )
 
@@ -341,11 +350,5 @@ def _notes(setup: Setup, figures: Figures) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _provenance(setup: Setup) -> Provenance:
-    sites = setup.space.sites
-    sources = sorted({source for site in sites for source, count in site.kernels.used.items() if count})
-    return Provenance(
-        kernels=", ".join(sources) or "none asked",
-        linearisation_error=max((site.kernels.largest_error for site in sites), default=0.0),
-        versions={name: version(name) for name in ("cleave", "numpy")},
-    )
+def _provenance(setup: Setup, notes: Sequence[str]) -> Provenance:
+    return provenance(setup.space.sites, packages=("cleave", "numpy"), notes=notes)

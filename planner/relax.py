@@ -113,9 +113,8 @@ def _dead_alone(space: Space, clock: Clock, slowdown: Slowdown) -> list[str]:
     dead = []
     for part in space.services:
         alone = space.scenario.model_copy(update={"services": (part.service,)})
-        solution = solve(
-            Space.of(alone, space.pools, slowdown), gap=FEASIBILITY_GAP, time_limit_s=clock.left_s
-        ).solution
+        cluster = Space.of(alone, space.pools, slowdown, space.calibration)
+        solution = solve(cluster, gap=FEASIBILITY_GAP, time_limit_s=clock.left_s).solution
         if solution.status == "infeasible":
             dead.append(part.service.name)
     return dead

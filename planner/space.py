@@ -13,6 +13,7 @@ from planner.costs.fabric import COLLECTIVE_SETUP_US
 from planner.costs.sides import ACTIVATION_BYTES
 from planner.costs.site import Site
 from planner.costs.worker import Worker, dispatch_bytes
+from planner.kernels.calibration import NOT_CALIBRATED, Calibration
 from planner.options.block import Family, OptionBlock
 from planner.options.decode import NO_LEVEL, DecodeSide, Level
 from planner.options.layouts import DECODING_PIPELINE_DEGREES, afd_units, layouts
@@ -99,11 +100,19 @@ class ServiceSpace:
     _prefill: dict[bool, tuple[PrefillSide, Counter[str]]] = field(default_factory=dict, repr=False)
 
     @staticmethod
-    def of(index: int, service: Service, pools: Sequence[ResolvedPool], slowdown: Slowdown) -> ServiceSpace:
+    def of(
+        index: int, service: Service, pools: Sequence[ResolvedPool], slowdown: Slowdown, calibration: Calibration
+    ) -> ServiceSpace:
         """Enumerate the layouts of one service."""
         allowed = service.limits.pools
         sites = tuple(
-            Site.of(service, pool, kernel_slowdown=slowdown.kernels, network_slowdown=slowdown.network)
+            Site.of(
+                service,
+                pool,
+                kernel_slowdown=slowdown.kernels,
+                network_slowdown=slowdown.network,
+                libraries=calibration.on(pool.gpu, slowdown=slowdown.kernels),
+            )
             for pool in pools
             if allowed is None or pool.name in allowed
         )
@@ -334,23 +343,32 @@ class Space:
         scenario: the question.
         pools: its pools, resolved.
         services: per service, what it may run on.
+        calibration: the user's kernel tables, which every variant of the space keeps.
     """
 
     scenario: Scenario
     pools: tuple[ResolvedPool, ...]
     services: tuple[ServiceSpace, ...]
+    calibration: Calibration = NOT_CALIBRATED
 
     @staticmethod
-    def of(scenario: Scenario, pools: Sequence[ResolvedPool] | None = None, slowdown: Slowdown = FULL_SPEED) -> Space:
+    def of(
+        scenario: Scenario,
+        pools: Sequence[ResolvedPool] | None = None,
+        slowdown: Slowdown = FULL_SPEED,
+        calibration: Calibration = NOT_CALIBRATED,
+    ) -> Space:
         """Enumerate a scenario's layouts.
 
         Args:
             scenario: the question.
             pools: its pools resolved, where they are not as the scenario says (what-if studies).
             slowdown: factors on kernel and communication times.
+            calibration: the user's kernel tables.
         """
         pools = tuple(pools) if pools is not None else tuple(resolve_pool(pool) for pool in scenario.cluster.pools)
         services = tuple(
-            ServiceSpace.of(index, service, pools, slowdown) for index, service in enumerate(scenario.services)
+            ServiceSpace.of(index, service, pools, slowdown, calibration)
+            for index, service in enumerate(scenario.services)
         )
-        return Space(scenario, tuple(pools), services)
+        return Space(scenario, tuple(pools), services, calibration)

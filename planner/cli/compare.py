@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from planner.cli.codes import ExitCode
-from planner.cli.options import gap_option, json_option, time_limit_option
-from planner.cli.output import check_target, show, write_file, write_json
+from planner.cli.options import calibration_option, gap_option, json_option, time_limit_option
+from planner.cli.output import check_target, show, warn, write_file, write_json
 
 
 @click.command(name="compare", short_help="Set the best plan of every serving mode side by side.")
@@ -18,7 +18,16 @@ from planner.cli.output import check_target, show, write_file, write_json
 )
 @gap_option
 @time_limit_option
-def command(file: str, as_json: bool, out: Path | None, plot: Path | None, gap: float, time_limit_s: float) -> int:
+@calibration_option
+def command(
+    file: str,
+    as_json: bool,
+    out: Path | None,
+    plot: Path | None,
+    gap: float,
+    time_limit_s: float,
+    calibration: tuple[Path, ...],
+) -> int:
     """Compare the serving modes on the scenario in FILE (YAML or JSON, or - for standard input).
 
     Every mode gets its best plan alone; the one that loses or has none says why.
@@ -40,7 +49,8 @@ def command(file: str, as_json: bool, out: Path | None, plot: Path | None, gap: 
     from planner.view.progress import progress
 
     with errors_in(file), progress(time_limit_s) as report:
-        comparison = api.compare(scenario, gap=gap, time_limit_s=time_limit_s, progress=report)
+        comparison = api.compare(scenario, gap=gap, time_limit_s=time_limit_s, calibration=calibration, progress=report)
+    warn(dict.fromkeys(note for mode in comparison.modes if mode.plan for note in mode.plan.provenance.notes))
     if out is not None:
         write_file(out, comparison.to_json().encode() + b"\n", "--out")
     if plot is not None:

@@ -1,10 +1,12 @@
 """`cleave explain`."""
 
+from pathlib import Path
+
 import click
 
 from planner.cli.codes import code_of
-from planner.cli.options import gap_option, json_option, time_limit_option
-from planner.cli.output import show, write_json
+from planner.cli.options import calibration_option, gap_option, json_option, time_limit_option
+from planner.cli.output import show, warn, write_json
 
 
 @click.command(name="explain", short_help="Say why the plan is what it is, or what would make one possible.")
@@ -12,7 +14,8 @@ from planner.cli.output import show, write_json
 @json_option
 @gap_option
 @time_limit_option
-def command(file: str, as_json: bool, gap: float, time_limit_s: float) -> int:
+@calibration_option
+def command(file: str, as_json: bool, gap: float, time_limit_s: float, calibration: tuple[Path, ...]) -> int:
     """Explain the scenario or the plan in FILE (YAML or JSON, or - for standard input).
 
     A scenario is planned first, and what one more GPU or millisecond is worth is found by solving again. A plan brings
@@ -30,7 +33,10 @@ def command(file: str, as_json: bool, gap: float, time_limit_s: float) -> int:
         from planner.view.progress import progress
 
         with errors_in(file), progress(time_limit_s) as report:
-            plan = api.explain(given, gap=gap, time_limit_s=time_limit_s, progress=report)
+            plan = api.explain(given, gap=gap, time_limit_s=time_limit_s, calibration=calibration, progress=report)
+        warn(plan.provenance.notes)
+    elif calibration:
+        raise click.UsageError("--calibration needs a scenario: a plan is not made again")
     else:
         plan = given
     if as_json:

@@ -12,6 +12,7 @@ COMMANDS = {
     "explain": "Say why the plan is what it is, or what would make one possible.",
     "validate": "Score the predictions against measured points.",
     "predict": "Say what one configuration reaches, without any search.",
+    "calibrate": "Measure the kernels that a model needs on this machine's GPU.",
     "catalog": "Show the GPUs, models and workloads known by name.",
 }
 """Short help by command; the command is `command` in the module of its name here."""

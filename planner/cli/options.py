@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -79,6 +80,17 @@ def time_limit_option(function: F) -> F:
         show_default=True,
         metavar="SECONDS",
         help="Stop after this long with the best plan found.",
+    )(function)
+
+
+def calibration_option(function: F) -> F:
+    """Add `--calibration`."""
+    return click.option(
+        "--calibration",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        metavar="FILE",
+        help="Kernel times that `cleave calibrate` measured, for pools of their GPU type; may be repeated.",
     )(function)
 
 

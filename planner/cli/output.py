@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,12 @@ def show(view: "RenderableType") -> None:
     with console.capture() as captured:
         console.print(view)
     write(captured.get())
+
+
+def warn(notes: Iterable[str]) -> None:
+    """Write warnings to standard error, one line each."""
+    for note in notes:
+        sys.stderr.write(f"cleave: warning: {note}\n")
 
 
 def discard_stdout() -> None:

@@ -8,13 +8,14 @@ import click
 from planner.cli.codes import code_of
 from planner.cli.options import (
     MAX_ALTERNATIVES,
+    calibration_option,
     formulation_option,
     gap_option,
     json_option,
     positive_whole,
     time_limit_option,
 )
-from planner.cli.output import check_target, show, write_file, write_json
+from planner.cli.output import check_target, show, warn, write_file, write_json
 
 if TYPE_CHECKING:
     from specs.comparison import Alternatives
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @gap_option
 @time_limit_option
 @formulation_option
+@calibration_option
 @click.option(
     "--alternatives",
     "count",
@@ -44,6 +46,7 @@ def command(
     gap: float,
     time_limit_s: float,
     formulation: Literal["columns", "piecewise"],
+    calibration: tuple[Path, ...],
     count: int | None,
     explain: bool,
 ) -> int:
@@ -66,7 +69,9 @@ def command(
     found: Alternatives | None = None
     with errors_in(file), progress(time_limit_s) as report:
         if count is not None:
-            plans = api.alternatives(scenario, count, gap=gap, time_limit_s=time_limit_s, progress=report)
+            plans = api.alternatives(
+                scenario, count, gap=gap, time_limit_s=time_limit_s, calibration=calibration, progress=report
+            )
             if plans and plans[0].services:
                 found = Alternatives.of(tuple(plan for plan in plans if plan.services))
         if found is None:  # one plan was asked for, or there is none and `plan` says why
@@ -76,10 +81,12 @@ def command(
                 time_limit_s=time_limit_s,
                 formulation=formulation,
                 explain=explain,
+                calibration=calibration,
                 progress=report,
             )
         else:
             plan = found.alternatives[0].plan
+    warn(plan.provenance.notes)
     document = plan.to_json() if found is None else found.to_json()
     if out is not None:
         write_file(out, document.encode() + b"\n", "--out")

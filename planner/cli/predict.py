@@ -1,12 +1,14 @@
 """`cleave predict`."""
 
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import click
 
 from planner.cli.codes import ExitCode
-from planner.cli.options import json_option
-from planner.cli.output import show, write_json
+from planner.cli.options import calibration_option, json_option
+from planner.cli.output import show, warn, write_json
 from specs.errors import SpecError
 from specs.quantities import MAX_COUNT, MAX_TOKENS
 from specs.service import Engine, Mode, Statistic
@@ -18,6 +20,7 @@ TOKENS = click.IntRange(1, MAX_TOKENS)
 @click.command(name="predict", short_help="Say what one configuration reaches, without any search.")
 @click.argument("file", required=False)
 @json_option
+@calibration_option
 @click.option("--model", metavar="NAME", help="Model of the catalogue, or the path of a config.json.")
 @click.option("--gpu", metavar="NAME", help="GPU of the catalogue.")
 @click.option("--engine", type=click.Choice([engine.value for engine in Engine]))
@@ -41,6 +44,7 @@ TOKENS = click.IntRange(1, MAX_TOKENS)
 def command(
     file: str | None,
     as_json: bool,
+    calibration: tuple[Path, ...],
     input_tokens: int | None,
     output_tokens: int | None,
     prefix_tokens: int | None,
@@ -83,11 +87,9 @@ def command(
     from planner.prediction import predict
     from planner.view.predict_view import predict_view
 
-    if file is None:
-        prediction = predict(configuration)
-    else:
-        with errors_in(file):
-            prediction = predict(configuration)
+    with errors_in(file) if file is not None else nullcontext():
+        prediction = predict(configuration, calibration=calibration)
+    warn(prediction.provenance.notes)
     if as_json:
         write_json(prediction.to_json())
     else:

@@ -182,7 +182,7 @@ class AfdUnit:
 
     @cached_property
     def _once(self) -> PiecewiseLinear:
-        engine = constant(self.attention_site.engine.step_overhead_ms)
+        engine = self.attention_site.engine.step_ms
         return total([*self.attention.head_parts().values(), engine])
 
     def stage_ms(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.costs.afd import AfdUnit
+from planner.costs.engines import EngineTraits
 from planner.costs.lengths import Lengths
 from planner.costs.linear import FloatArray
 from planner.costs.sides import AttentionSide
@@ -112,7 +113,7 @@ def afd_breakdown(
             parts, _attention_parts(attention, site.lengths, index, _Load(tokens, 0.0, sequences, 0.0, None)), per_step
         )
         _add(parts, dict(zip(("a2f", "experts", "f2a"), map(float, stages[index][1:]), strict=True)), per_step)
-    _add(parts, _once(attention, site.engine.step_overhead_ms, tokens * microbatches))
+    _add(parts, _once(attention, site.engine, tokens * microbatches))
     parts["draft"] = float(unit.draft_ms(np.asarray(sequences), replicas, microbatches))
     return _close(parts, 1, float(unit.decode_step_ms(in_flight, replicas, microbatches, slots)))
 
@@ -146,7 +147,7 @@ def _stage(worker: Worker, load: _Load, decoding: float, positions: float, *, lo
         layer["experts"] = float(worker.experts.expert_time(index)(load.all_tokens))
         layer["combine"] = float(combine(load.tokens))
         _add(parts, layer, group.count * batches * share)
-    _add(parts, _once(worker.attention, worker.site.engine.step_overhead_ms, positions * batches))
+    _add(parts, _once(worker.attention, worker.site.engine, positions * batches))
     if load.sequences:
         parts["draft"] = float(worker.draft_ms(np.asarray(load.sequences * batches), np.asarray(decoding * batches)))
     parts["pipeline_hop"] = float(worker.hop_ms(np.asarray(load.tokens)))
@@ -163,8 +164,9 @@ def _attention_parts(attention: AttentionSide, lengths: Lengths, index: int, loa
     return parts
 
 
-def _once(attention: AttentionSide, engine_ms: float, positions: float) -> dict[str, float]:
-    return {**{name: float(time(positions)) for name, time in attention.head_parts().items()}, "engine": engine_ms}
+def _once(attention: AttentionSide, engine: EngineTraits, positions: float) -> dict[str, float]:
+    parts = {name: float(time(positions)) for name, time in attention.head_parts().items()}
+    return {**parts, "engine": float(engine.step_ms(positions))}
 
 
 def _add(parts: dict[str, float], more: Mapping[str, float], times: float = 1.0) -> None:

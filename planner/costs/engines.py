@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from planner.costs.linear import PiecewiseLinear, affine
 from specs.service import Engine
 
 
@@ -13,7 +14,8 @@ class EngineTraits:
     """Traits of one engine.
 
     Args:
-        step_overhead_ms: scheduling, input preparation and sampling of one step that no kernel hides.
+        step_overhead_ms: preparation of one step that no kernel hides.
+        sequence_us: CPU time of one sequence in a step: scheduling, sampling, detokenisation.
         memory_fraction: share of device memory that weights, cache and activations may take.
         reserve_bytes: CUDA context, graphs and NCCL buffers on every GPU, inside that share.
         first_token_steps: decode steps between the KV cache's arrival and the first token that a client sees (P/D).
@@ -25,10 +27,14 @@ class EngineTraits:
         shared_step_tokens: whether `step_tokens` is divided among the DP ranks.
         prefill_first: whether steps with prompts leave decoding requests out and come first.
         request_ms: time of the API server for one request, one after the other.
-        token_us: time of the API server for one prompt token (tokenisation).
+        token_us: time of the API server for one prompt token (tokenisation), one request after the other.
+        delay_ms: time of a request on its way in and of its first token on the way out, whatever the load.
+        lag_steps: decode steps that a request is late for the running batch: the engine prepares a step while another
+            runs, and hands its tokens on while the next one runs.
     """
 
     step_overhead_ms: float
+    sequence_us: float
     memory_fraction: float
     reserve_bytes: float
     first_token_steps: int
@@ -39,15 +45,112 @@ class EngineTraits:
     prefill_first: bool
     request_ms: float
     token_us: float
+    delay_ms: float
+    lag_steps: float
 
+    @property
+    def step_ms(self) -> PiecewiseLinear:
+        """CPU time of a step that no kernel hides, over sequences on one DP rank."""
+        return affine(self.step_overhead_ms, 1e-3 * self.sequence_us)
+
+
+SEQUENCE_US = {Engine.VLLM: 28.0, Engine.SGLANG: 31.0, Engine.TRTLLM: 14.0}
+LAG_STEPS = {Engine.VLLM: 4.0, Engine.SGLANG: 1.0, Engine.TRTLLM: 0.5}
+DELAY_MS = {Engine.VLLM: 0.0, Engine.SGLANG: 110.0, Engine.TRTLLM: 20.0}
+
+HAND_OVER_MS = 90.0
+"""P/D: routers and orchestration between prefill and decode, with the set-up of the transfer, as clients see it; one value
+for all engines."""
+
+STEP_MS = 0.3
+"""Not fitted: what is left of a step's preparation where the next step is prepared while one runs, as all three do."""
+
+REQUEST_MS, TOKEN_US = 3.0, 3.0
+"""Not fitted: HTTP, validation and tokenisation of one request on an API server of one process."""
 
 ENGINES: dict[Engine, EngineTraits] = {
     # vLLM: the decode instance pulls the cache once prefill has finished (NixlConnector) and recomputes the last
     # prompt token, so that one decode step precedes the first token.
-    Engine.VLLM: EngineTraits(1.0, 0.90, 3.0e9, 1, "none", True, 8192, False, False, 5.0, 3.0),
+    Engine.VLLM: EngineTraits(
+        step_overhead_ms=STEP_MS,
+        sequence_us=SEQUENCE_US[Engine.VLLM],
+        memory_fraction=0.90,
+        reserve_bytes=3.0e9,
+        first_token_steps=1,
+        transfer_overlap="none",
+        data_parallel_tensor_parallel=True,
+        step_tokens=8192,
+        shared_step_tokens=False,
+        prefill_first=False,
+        request_ms=REQUEST_MS,
+        token_us=TOKEN_US,
+        delay_ms=DELAY_MS[Engine.VLLM],
+        lag_steps=LAG_STEPS[Engine.VLLM],
+    ),
     # SGLang: the prefill instance samples the first token and sends cache chunk by chunk; the client gets the token
     # from the decode instance, which emits it with its next step.
-    Engine.SGLANG: EngineTraits(0.8, 0.90, 3.0e9, 1, "chunk", True, 8192, True, True, 5.0, 3.0),
+    Engine.SGLANG: EngineTraits(
+        step_overhead_ms=STEP_MS,
+        sequence_us=SEQUENCE_US[Engine.SGLANG],
+        memory_fraction=0.90,
+        reserve_bytes=3.0e9,
+        first_token_steps=1,
+        transfer_overlap="chunk",
+        data_parallel_tensor_parallel=True,
+        step_tokens=8192,
+        shared_step_tokens=True,
+        prefill_first=True,
+        request_ms=REQUEST_MS,
+        token_us=TOKEN_US,
+        delay_ms=DELAY_MS[Engine.SGLANG],
+        lag_steps=LAG_STEPS[Engine.SGLANG],
+    ),
     # TensorRT-LLM: the context server returns the first token to the orchestrator; attention DP excludes TP.
-    Engine.TRTLLM: EngineTraits(0.5, 0.90, 3.0e9, 0, "none", False, 8192, False, False, 5.0, 3.0),
+    Engine.TRTLLM: EngineTraits(
+        step_overhead_ms=STEP_MS,
+        sequence_us=SEQUENCE_US[Engine.TRTLLM],
+        memory_fraction=0.90,
+        reserve_bytes=3.0e9,
+        first_token_steps=0,
+        transfer_overlap="none",
+        data_parallel_tensor_parallel=False,
+        step_tokens=8192,
+        shared_step_tokens=False,
+        prefill_first=False,
+        request_ms=REQUEST_MS,
+        token_us=TOKEN_US,
+        delay_ms=DELAY_MS[Engine.TRTLLM],
+        lag_steps=LAG_STEPS[Engine.TRTLLM],
+    ),
 }
+
+
+@dataclass(frozen=True)
+class FittedParameter:
+    """A value chosen so that predictions meet measured points (`docs/accuracy.md` says which half of them).
+
+    Args:
+        name: of the parameter, with its unit.
+        scope: engine or GPU that it belongs to.
+        value: chosen.
+        meaning: in the engine.
+    """
+
+    name: str
+    scope: str
+    value: float
+    meaning: str
+
+
+_MEANINGS = (
+    ("sequence_us", SEQUENCE_US, "CPU time of one sequence in a step: scheduling, sampling, detokenisation"),
+    ("lag_steps", LAG_STEPS, "steps that a request is late for the running batch and its first token for the client"),
+    ("delay_ms", DELAY_MS, "time of a request on its way in and of its first token on its way out, at any load"),
+)
+
+FITTED: tuple[FittedParameter, ...] = tuple(
+    FittedParameter(name, engine.value, values[engine], meaning)
+    for name, values, meaning in _MEANINGS
+    for engine in (Engine.VLLM, Engine.SGLANG, Engine.TRTLLM)
+) + (FittedParameter("HAND_OVER_MS", "P/D", HAND_OVER_MS, "routers and orchestration between prefill and decode"),)
+"""All fitted values: three for each engine, one for P/D, none for a GPU, none for a model."""

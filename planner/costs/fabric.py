@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from planner.costs.exchange_laws import HOPS, LAWS, Phase
 from planner.costs.linear import PiecewiseLinear, constant, roofline
 from planner.costs.routing import Collective, Copies
-from planner.kernels.collectives import ALL_GATHER, ALL_REDUCE, EXCHANGE, REDUCE_SCATTER, CollectiveTables, Law
+from planner.kernels.answer import Answer
+from planner.kernels.collectives import ALL_GATHER, ALL_REDUCE, EXCHANGE, REDUCE_SCATTER, Law
 from specs.scenario import ResolvedPool
 
 SCALE_UP_EFFICIENCY = 0.75
@@ -37,6 +39,13 @@ MESSAGE_ISSUE_US = 0.1
 """Issue time of one message; DeepEP's low-latency dispatch grows by 21 us from EP64 to EP256."""
 
 
+class Collectives(Protocol):
+    """Measured collectives (`planner.kernels.collectives.CollectiveTables`)."""
+
+    def time_ms(self, name: str, key: tuple[float, ...], law: PiecewiseLinear, reference: Law) -> Answer | None:
+        """Time over the table's variable, or None where there is no such table."""
+
+
 @dataclass(frozen=True)
 class Fabric:
     """Links of one GPU pool as the cost model sees them.
@@ -49,7 +58,7 @@ class Fabric:
         scale_out_latency_us: one hop between domains.
         host_bytes_per_ms: reachable rate between host memory and one GPU.
         slowdown: factor that rates and latencies above already hold, and that fixed times take as well.
-        collectives: measured tables of the engine on the pool's GPU.
+        collectives: measured tables of the engine, or of the user, on the pool's GPU.
         measured_on: links that these were measured on; the pool's own where None.
     """
 
@@ -60,20 +69,24 @@ class Fabric:
     scale_out_latency_us: float
     host_bytes_per_ms: float = field(default=math.inf)
     slowdown: float = 1.0
-    collectives: CollectiveTables | None = field(default=None, repr=False, compare=False)
+    collectives: Collectives | None = field(default=None, repr=False, compare=False)
     measured_on: Fabric | None = field(default=None, repr=False, compare=False)
+    asked: dict[tuple[str, tuple[float, ...]], Answer | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """Collectives that were asked for, by table and key: what was measured of them, or None where a law answered."""
     _known: dict[tuple[str, tuple[float, ...]], PiecewiseLinear] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
     @staticmethod
-    def of(pool: ResolvedPool, *, slowdown: float = 1.0, collectives: CollectiveTables | None = None) -> Fabric:
+    def of(pool: ResolvedPool, *, slowdown: float = 1.0, collectives: Collectives | None = None) -> Fabric:
         """The fabric of a resolved pool.
 
         Args:
             pool: the pool.
             slowdown: 1.3 makes every communication 30% slower.
-            collectives: measured tables of the service's engine on the pool's GPU.
+            collectives: measured tables of the service's engine, or of the user, on the pool's GPU.
         """
         fabric = Fabric(
             domain=pool.scale_up_domain,
@@ -139,6 +152,7 @@ class Fabric:
         kind, ranks = collective, peers + 1
         law = self._exchange_law(kind, phase, copies, bytes_per_copy, peers)
         if not inside or self.collectives is None:
+            self.asked[f"{EXCHANGE}{kind}.{phase}", (ranks, bytes_per_copy, copies.scale_up, copies.scale_out)] = None
             return law
         links = self.measured_on or self
         if kind is Collective.ALL_GATHER:
@@ -169,6 +183,7 @@ class Fabric:
         """Measured time over the table's variable, or the law where there is no such table; found once per key."""
         if (name, key) not in self._known:
             answer = self.collectives.time_ms(name, key, law, reference) if self.collectives else None
+            self.asked[name, key] = answer
             self._known[name, key] = law if answer is None else answer.time
         return self._known[name, key]
 

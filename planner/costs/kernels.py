@@ -1,7 +1,7 @@
 """The seam between the cost model and kernel times.
 
 The cost model asks a `KernelLibrary` for the time of an operator and never how it was found. A library that knows
-only some operators (a measured table, a user's calibration) answers None for the others; `Chain` asks libraries in
+only some operators (a measured table, a user's calibration) answers None for the others; `Kernels` asks libraries in
 the order of trust and the analytic one, which knows all, last.
 """
 
@@ -33,24 +33,33 @@ class Kernels:
     """
 
     def __init__(self, libraries: Sequence[KernelLibrary]) -> None:
-        self._libraries = tuple(libraries)
-        self._cache: dict[Operator, PiecewiseLinear] = {}
-        self.used: dict[str, int] = {library.source: 0 for library in libraries}
+        self.libraries = tuple(libraries)
+        self._known: dict[Operator, tuple[KernelLibrary, PiecewiseLinear]] = {}
+        self.used: dict[Operator, KernelLibrary] = {}
+        """The operators asked for here, with the library that answered."""
+
+    def traced(self) -> Kernels:
+        """The same times, found once for both, with nothing asked for yet."""
+        other = Kernels(self.libraries)
+        other._known = self._known
+        return other
 
     def time_ms(self, operator: Operator) -> PiecewiseLinear:
         """Time in ms as a function of the operator's variable."""
-        known = self._cache.get(operator)
-        if known is not None:
-            return known
-        for library in self._libraries:
+        known = self._known.get(operator)
+        if known is None:
+            known = self._known[operator] = self._find(operator)
+        self.used[operator] = known[0]
+        return known[1]
+
+    def _find(self, operator: Operator) -> tuple[KernelLibrary, PiecewiseLinear]:
+        for library in self.libraries:
             time = library.time_ms(operator)
             if time is not None:
-                self.used[library.source] += 1
-                self._cache[operator] = time
-                return time
+                return library, time
         raise LookupError(f"no kernel library knows {operator}")
 
     @property
     def largest_error(self) -> float:
         """Largest relative error of a linearisation among the kernels asked for so far."""
-        return max((time.error for time in self._cache.values()), default=0.0)
+        return max((self._known[operator][1].error for operator in self.used), default=0.0)

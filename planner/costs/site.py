@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from planner.costs.analytic import AnalyticKernels
 from planner.costs.engines import ENGINES, EngineTraits
-from planner.costs.fabric import Fabric
-from planner.costs.kernels import KernelLibrary, Kernels
+from planner.costs.fabric import Collectives, Fabric
+from planner.costs.kernels import Kernels
 from planner.costs.lengths import Lengths
 from planner.costs.sides import AttentionSide, ExpertSide, moe_ffn
 from planner.kernels.library import MeasuredKernels
+from planner.kernels.user_table import UserKernels
 from specs.catalog import model as catalogue_model
 from specs.model import ModelSpec, MoeFfn
 from specs.scenario import ResolvedPool
@@ -49,7 +50,7 @@ class Site:
         *,
         kernel_slowdown: float = 1.0,
         network_slowdown: float = 1.0,
-        libraries: tuple[KernelLibrary, ...] = (),
+        libraries: tuple[UserKernels, ...] = (),
     ) -> Site:
         """The site of a service on a pool.
 
@@ -58,18 +59,25 @@ class Site:
             pool: the resolved pool.
             kernel_slowdown: factor on every kernel time (1.3: 30% slower).
             network_slowdown: factor on every communication time.
-            libraries: kernel libraries to ask before the measured and the analytic one (a user's calibration).
+            libraries: the user's tables, which are asked before the measured and the analytic ones.
         """
         measured = MeasuredKernels(pool.gpu, service.engine, slowdown=kernel_slowdown)
         analytic = AnalyticKernels(pool.gpu, slowdown=kernel_slowdown)
+        collectives: Collectives | None = measured.collectives
+        for library in reversed(libraries):
+            collectives = library.collectives(collectives)
         return Site(
             service,
             resolve_workload(service.workload),
             catalogue_model(service.model),
             pool,
             Kernels([*libraries, measured, analytic]),
-            Fabric.of(pool, slowdown=network_slowdown, collectives=measured.collectives),
+            Fabric.of(pool, slowdown=network_slowdown, collectives=collectives),
         )
+
+    def traced(self) -> Site:
+        """The same site with nothing asked for yet, so that it tells what the layouts computed on it ask for."""
+        return replace(self, kernels=self.kernels.traced(), fabric=replace(self.fabric), _attention={}, _experts={})
 
     @cached_property
     def lengths(self) -> Lengths:

@@ -148,7 +148,7 @@ class Worker:
     def once_parts(self) -> dict[str, PiecewiseLinear]:
         """What a step does once, ms over sampled positions of one DP rank, by name."""
         parts = self.attention.head_parts()
-        parts["engine"] = constant(self.site.engine.step_overhead_ms)
+        parts["engine"] = self.site.engine.step_ms
         return parts
 
     @cached_property

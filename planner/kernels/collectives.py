@@ -18,7 +18,8 @@ REDUCE_SCATTER = "collective.reduce_scatter"
 """Tables over the bytes of the whole message at (ranks,)."""
 
 EXCHANGE = "exchange."
-"""Tables `exchange.<collective>.<phase>` over the tokens of one rank at (ranks, bytes of a copy, remote copies)."""
+"""Tables `exchange.<collective>.<phase>` over the tokens of one rank at (ranks, bytes of a copy, remote copies), some
+with a further axis of experts."""
 
 STEP = 2.0**0.5
 """Ratio of neighbouring points at which a carried-over efficiency is evaluated between knots."""
@@ -49,7 +50,7 @@ class CollectiveTables:
 
         Args:
             name: of the table.
-            key: where on the table's axes.
+            key: where on the table's axes; curves that differ in further axes alone are averaged.
             law: analytic time over the table's variable for this collective on these links.
             reference: analytic time at a measured key on the links that were measured.
 
@@ -59,13 +60,15 @@ class CollectiveTables:
         table = self._tables.get(name)
         if table is None:
             return None
-        near = neighbours(table.keys, key)
+        points, point_of = np.unique(table.keys[:, : len(key)], axis=0, return_inverse=True)
+        near = neighbours(points, key)
         outside = float(near.outside)
         self.outside[name] = max(self.outside.get(name, 1.0), outside)
-        curves = [
-            (weight, *table.knots(curve), reference(tuple(table.keys[curve].tolist())))
-            for curve, weight in zip(near.curves, near.weights, strict=True)
-        ]
+        curves = []
+        for point, weight in zip(near.curves, near.weights, strict=True):
+            expected = reference(tuple(points[point].tolist()))
+            same = np.flatnonzero(point_of.reshape(-1) == point)
+            curves += [(weight / same.size, *table.rising(curve), expected) for curve in same.tolist()]
         low = min(float(x[0]) for _, x, _, _ in curves)
         high = max(float(x[-1]) for _, x, _, _ in curves)
         bends = [law.x, *(x for _, x, _, _ in curves), *(expected.x for _, _, _, expected in curves)]

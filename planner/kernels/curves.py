@@ -2,7 +2,8 @@
 
 A `CurveSet` is one table of the catalogue (say, FP8 GEMMs of one engine on one GPU): its axes span a grid of keys (n
 and k of a GEMM), and each key that was measured has a curve over the table's variable (rows m). Curves are linear
-between knots and hold within the table's stated error of the rows that they were distilled from.
+between knots and hold within the table's stated error of the rows that they were distilled from. Where those rows fall
+curves do; `rising` reads them as times that never do.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from planner.kernels.distil import bends, non_decreasing
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
@@ -35,9 +38,11 @@ class Origin:
         framework: engine whose kernels were measured.
         version: of that engine (or of the library, for collectives).
         rows: source rows behind the table.
-        error_p95: relative error that 95% of the source rows stay within.
+        error_p95: relative error of the curves that 95% of the source rows stay within.
         error_max: largest relative error of a source row.
         flagged: source rows whose error exceeds 15%.
+        rising_p95: as `error_p95`, of the curves as they are read: never falling while the problem grows.
+        rising_flagged: source rows whose error exceeds 15% then, or that are left out.
         note: anything a reader should know; empty where nothing.
     """
 
@@ -48,6 +53,8 @@ class Origin:
     error_p95: float
     error_max: float
     flagged: int
+    rising_p95: float
+    rising_flagged: int
     note: str = ""
 
 
@@ -107,6 +114,30 @@ class CurveSet:
         """Time in ms of one curve, held constant outside its knots (see `outside`)."""
         return np.asarray(np.interp(np.asarray(x, dtype=float), *self.knots(curve)))
 
+    def rising(self, curve: int) -> tuple[FloatArray, FloatArray]:
+        """Knots of the non-decreasing curve nearest to a curve: x and time_ms.
+
+        A curve that falls somewhere is fitted (`non_decreasing`) on every value of the variable that the table has
+        between its ends, so that its rows weigh alike although its own knots are few where it is straight.
+        """
+        if curve not in self._risen:
+            x, time = self.knots(curve)
+            if (np.diff(time) < 0.0).any():
+                grid = self._values[np.searchsorted(self._values, x[0]) : np.searchsorted(self._values, x[-1]) + 1]
+                x, time = bends(grid, non_decreasing(np.interp(grid, x, time)))
+            self._risen[curve] = x, time
+        return self._risen[curve]
+
+    @cached_property
+    def _risen(self) -> dict[int, tuple[FloatArray, FloatArray]]:
+        return {}
+
+    @cached_property
+    def _values(self) -> FloatArray:
+        """Every value of the variable that a knot has, ascending."""
+        narrow = _smallest(self.x)  # integers of 16 bits are sorted four times as fast
+        return np.unique(narrow if narrow.dtype.kind == "u" else self.x).astype(np.float64)
+
     @cached_property
     def coverage(self) -> dict[str, tuple[float, float]]:
         """Smallest and largest value of every axis and of the variable."""
@@ -121,7 +152,8 @@ STEP = 2.0**-11
 def save(path: Path, tables: Sequence[CurveSet]) -> None:
     """Write tables into one compressed file; the same tables give the same bytes.
 
-    Times are stored in 16 bits (`STEP`), keys and knots as 32-bit floats.
+    Times are stored in 16 bits (`STEP`), keys and knots in the smallest type that holds them (`_smallest`). Keys lie
+    column by column, which compresses to a quarter: in order of the keys the first columns hardly change.
     """
     arrays: dict[str, Any] = {}
     head = []
@@ -137,15 +169,23 @@ def save(path: Path, tables: Sequence[CurveSet]) -> None:
                 "origin": asdict(table.origin),
             }
         )
-        arrays[f"{index}.keys"] = table.keys.astype(np.float32)
+        arrays[f"{index}.keys"] = np.asfortranarray(_smallest(table.keys))
         arrays[f"{index}.sizes"] = np.diff(table.starts).astype(np.uint16)
-        arrays[f"{index}.x"] = table.x.astype(np.float32)
+        arrays[f"{index}.x"] = _smallest(table.x)
         arrays[f"{index}.logs"] = logs.astype(np.int16)
     text = json.dumps({"format": FORMAT, "tables": head}, sort_keys=True)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, head=np.frombuffer(text.encode(), dtype=np.uint8), **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(buffer.getvalue())
+
+
+def _smallest(values: FloatArray) -> NDArray[Any]:
+    """As unsigned integers of 16 or 32 bits where that is exact, else as 32-bit floats."""
+    for kind in (np.uint16, np.uint32):
+        if ((values >= 0.0) & (values <= np.iinfo(kind).max) & (values == np.floor(values))).all():
+            return values.astype(kind)
+    return values.astype(np.float32)
 
 
 def load(path: Path) -> dict[str, CurveSet]:

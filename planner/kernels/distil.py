@@ -1,4 +1,9 @@
-"""Distillation: measured rows of one curve into the fewest linear segments, non-decreasing, with a stated error."""
+"""Distillation: measured rows of one curve into the fewest linear segments, with a stated error; and rising fits.
+
+Rows are stored as they were measured, so that a table's error is that of its chords. Times that fall while the problem
+grows (noise, tiles, kernels that change) are smoothed where a table is read (`planner.kernels.curves.CurveSet.rising`,
+`planner.kernels.rising`).
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,11 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-TARGET_ERROR = 0.03
-"""Relative error that 95% of the source rows are to stay within."""
-
 FLAG_ERROR = 0.15
 """Rows whose error exceeds this are counted and flagged."""
+
+STRAIGHT = 1e-9
+"""Relative deviation from the chord between its neighbours below which a point is no bend."""
 
 
 def non_decreasing(time_ms: FloatArray) -> FloatArray:
@@ -24,7 +29,7 @@ def non_decreasing(time_ms: FloatArray) -> FloatArray:
     """
     pools: list[list[float]] = []
     medians: list[float] = []
-    for value in np.log(time_ms).tolist():
+    for value in time_ms.tolist():  # medians need no logarithms
         pool, median = [value], value
         while medians and medians[-1] > median:
             medians.pop()
@@ -32,7 +37,7 @@ def non_decreasing(time_ms: FloatArray) -> FloatArray:
             median = pool[(len(pool) - 1) // 2]
         pools.append(pool)
         medians.append(median)
-    return np.asarray(np.exp(np.repeat(medians, [len(pool) for pool in pools])))
+    return np.repeat(medians, [len(pool) for pool in pools])
 
 
 def segments(x: FloatArray, time_ms: FloatArray, error: float) -> list[int]:
@@ -43,7 +48,7 @@ def segments(x: FloatArray, time_ms: FloatArray, error: float) -> list[int]:
 
     Args:
         x: ascending values of the variable, shape (n,); n in the tens or hundreds, as n^2 chords are looked at.
-        time_ms: non-decreasing times, shape (n,).
+        time_ms: positive times, shape (n,).
         error: relative error allowed, > 0.
     """
     last = x.size - 1
@@ -67,18 +72,26 @@ def segments(x: FloatArray, time_ms: FloatArray, error: float) -> list[int]:
     return knots[::-1]
 
 
-def distil(x: FloatArray, time_ms: FloatArray, *, error: float = 0.015) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Knots of one curve, and the relative error that they leave at every row.
+def distil(x: FloatArray, time_ms: FloatArray, *, error: float) -> tuple[FloatArray, FloatArray]:
+    """Knots (x and time_ms) of one curve, within a relative error of every row.
 
     Args:
         x: distinct ascending values, shape (n,).
         time_ms: measured, shape (n,).
-        error: relative error of a chord against the non-decreasing rows.
-
-    Returns:
-        Knots' x and time_ms, and |fitted / measured - 1| per row, shape (n,).
+        error: relative error of a chord.
     """
-    smooth = non_decreasing(time_ms)
-    knots = segments(x, smooth, error)
-    fitted = np.interp(x, x[knots], smooth[knots])
-    return x[knots], smooth[knots], np.abs(fitted / time_ms - 1.0)
+    knots = segments(x, time_ms, error)
+    return x[knots], time_ms[knots]
+
+
+def bends(x: FloatArray, time_ms: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The same line through its ends and bends alone.
+
+    Args:
+        x: ascending values, shape (n,).
+        time_ms: shape (n,).
+    """
+    kept = np.ones(x.size, dtype=bool)
+    rise, width = np.diff(time_ms), np.diff(x)
+    kept[1:-1] = np.abs(rise[1:] * width[:-1] - rise[:-1] * width[1:]) > STRAIGHT * time_ms[1:-1] * (x[2:] - x[:-2])
+    return x[kept], time_ms[kept]

@@ -191,7 +191,7 @@ class ExpertTables:
         )
         table, index = (family.balanced, curve) if skew == 0.0 else (family.skewed, family.twins[curve])
         assert table is not None
-        x, times = table.knots(index)
+        x, times = table.rising(index)
         at = np.clip(family.grid, x[0], x[-1])
         share = np.interp(at, x, times) / np.interp(
             at, family.grid, self._yardstick(point, family.grid, dispatched=dtype.startswith(WIDE))

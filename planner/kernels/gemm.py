@@ -25,8 +25,8 @@ DTYPES = {
 
 BLOCK_DTYPE = "fp8_block"
 
-KNOT_ERROR = 0.02
-"""Relative error that leaving out knots of a blend of curves may make."""
+KNOT_ERROR = 0.01
+"""Relative error that leaving out knots may make: what is read of noisy curves has a step at every other row."""
 
 
 class GemmTables:
@@ -45,7 +45,7 @@ class GemmTables:
         """Time over rows; None where the engine's products of this number format were not measured on this GPU.
 
         The efficiency against the roofline is blended between the measured widths around the operator's and carried
-        over outside of them; on measured widths the time is the measured curve's.
+        over outside of them; on measured widths the time is the measured curve's, made non-decreasing.
         """
         block = operator.block and operator.precision is Precision.FP8
         table = self._tables.get(f"gemm.{BLOCK_DTYPE if block else DTYPES[operator.precision]}")
@@ -53,7 +53,7 @@ class GemmTables:
             return None
         around = neighbours(table.keys, (operator.outputs, operator.inputs))
         roofline = self._analytic.time_ms(operator)
-        curves = [table.knots(curve) for curve in around.curves]
+        curves = [table.rising(curve) for curve in around.curves]
         x = np.unique(np.concatenate([knots for knots, _ in curves] + [roofline.x]))
         share = np.zeros_like(x)
         for curve, weight, (knots, times) in zip(around.curves, around.weights, curves, strict=True):
@@ -63,8 +63,6 @@ class GemmTables:
             share += weight * np.interp(clamped, knots, times) / near(clamped)
         times = np.maximum.accumulate(roofline(x) * share)
         slope = float(roofline.slope * share[-1])
-        if len(curves) == 1:
-            return Answer(PiecewiseLinear(x, times, slope), around.outside, table.origin)
         kept = [0] + [1 + knot for knot in _chords(x[1:].tolist(), times[1:].tolist(), KNOT_ERROR)]
         return Answer(PiecewiseLinear(x[kept], times[kept], slope, KNOT_ERROR), around.outside, table.origin)
 

@@ -37,6 +37,7 @@ from planner.costs.sides import projections
 from planner.kernels.answer import Answer
 from planner.kernels.blend import neighbours
 from planner.kernels.curves import CurveSet, Origin
+from planner.kernels.rising import rising_together
 from specs.model import LatentAttention, Precision
 
 FloatArray = NDArray[np.float64]
@@ -125,28 +126,26 @@ class EfficiencyGrid:
     @staticmethod
     def of(
         table: CurveSet,
-        curves: NDArray[np.intp],
         analytic: Callable[[float], PiecewiseLinear],
         measured: Callable[[float, FloatArray, FloatArray], FloatArray],
     ) -> EfficiencyGrid:
         """The grid of curves that differ in the second axis alone.
 
         Args:
-            table: with two axes.
-            curves: indices.
+            table: with two axes, the curves of one value of the first.
             analytic: time over the variable at a value of the second axis.
             measured: what to take for the measured times, from the value of the second axis, the variable and the times
                 of the curve.
         """
-        points = table.keys[curves, 1]
-        x = np.unique(np.concatenate([table.knots(int(curve))[0] for curve in curves]))
+        points = table.keys[:, 1]
+        x = np.unique(table.x)
         work, ratio = np.empty((points.size, x.size)), np.empty((points.size, x.size))
-        for row, (curve, point) in enumerate(zip(curves.tolist(), points.tolist(), strict=True)):
-            knots = table.knots(curve)[0]
+        for row, point in enumerate(points.tolist()):
+            knots = table.knots(row)[0]
             at = np.clip(x, knots[0], knots[-1])
             time = analytic(point)
             work[row] = time(x)
-            ratio[row] = np.maximum.accumulate(measured(point, at, table.at(curve, at))) / time(at)
+            ratio[row] = np.maximum.accumulate(measured(point, at, table.at(row, at))) / time(at)
             if row:
                 # Larger problems were measured at fewer values of the variable; further on the row above has the steps.
                 last = int(np.searchsorted(x, knots[-1]))
@@ -210,31 +209,28 @@ def context_nodes(first: float, last: float, splits: FloatArray) -> list[tuple[f
     return [(low + node * (high - low), 0.5 * (high - low) / width) for low, high in pairwise(edges) for node in _GAUSS]
 
 
-def pair_efficiency(
-    table: CurveSet, curves: NDArray[np.intp], analytic: Callable[[float], PiecewiseLinear]
-) -> FloatArray:
+def pair_efficiency(table: CurveSet, analytic: Callable[[float], PiecewiseLinear]) -> FloatArray:
     """Efficiency of query-key pairs per measured prompt length: measured over analytic difference of equal tokens.
 
     One prompt of n tokens is compared with p of n / p tokens, with p near `EQUAL_PROMPTS`.
 
     Args:
-        table: prefill, its second axis the prompt length.
-        curves: indices of curves that differ in the length alone.
+        table: prefill, curves that differ in the second axis alone, the prompt length.
         analytic: time over prompts at a length.
 
     Returns:
-        Efficiencies, shape of `curves`; lengths too short to tell have that of the next longer one.
+        Efficiencies, one for every curve; lengths too short to tell have that of the next longer one.
     """
-    lengths = table.keys[curves, 1]
+    lengths = table.keys[:, 1]
     work, time = np.zeros(lengths.size), np.zeros(lengths.size)
     for row, length in enumerate(lengths.tolist()):
         short = max(0, int(np.searchsorted(lengths, length / EQUAL_PROMPTS, side="right")) - 1)
         prompts = length / float(lengths[short])
-        if short == row or prompts > table.knots(int(curves[short]))[0][-1]:
+        if short == row or prompts > table.knots(short)[0][-1]:
             continue
         whole = float(analytic(length)(1.0))
         work[row] = whole - float(analytic(float(lengths[short]))(prompts))
-        time[row] = float(table.at(int(curves[row]), 1.0)) - float(table.at(int(curves[short]), prompts))
+        time[row] = float(table.at(row, 1.0)) - float(table.at(short, prompts))
         if work[row] < LEAST_DIFFERENCE * whole:
             work[row] = 0.0
     known = work > 0.0
@@ -430,19 +426,23 @@ class LatentAttentionTables:
             # No core is faster than its kernels' fixed time, however the projections next to it were priced.
             return np.maximum(time_ms - around(rows), float(analytic(point)(0.0)))
 
-        curves = np.flatnonzero(table.curves.keys[:, 0] == heads)
-        grid = EfficiencyGrid.of(table.curves, curves, analytic, core)
+        measured = rising_together(table.curves, np.flatnonzero(table.curves.keys[:, 0] == heads))
+        grid = EfficiencyGrid.of(measured, analytic, core)
         if phase == "decode":
             return _Measured(grid, np.zeros(0))
         contexts = self._contexts.get(table.curves.name.replace("latent.prefill.", "latent.context."))
-        rows = () if contexts is None else tuple(self._rows(table.curves, contexts, attention, kv_dtype, heads))
-        return _Measured(grid, pair_efficiency(table.curves, curves, analytic), rows)
+        rows = () if contexts is None else tuple(self._rows(measured, contexts, attention, kv_dtype, heads))
+        return _Measured(grid, pair_efficiency(measured, analytic), rows)
 
     def _rows(
         self, prefill: CurveSet, contexts: CurveSet, attention: LatentAttention, kv_dtype: Precision, heads: float
     ) -> Iterator[_Contexts]:
         """What context adds to one prompt's chunk, per measured chunk size at one head count."""
-        for curve in np.flatnonzero(contexts.keys[:, 0] == heads).tolist():
+        at_heads = np.flatnonzero(contexts.keys[:, 0] == heads)
+        if at_heads.size == 0:
+            return
+        contexts = rising_together(contexts, at_heads)
+        for curve in range(len(contexts.keys)):
             new = float(contexts.keys[curve, 1])
             without = np.flatnonzero((prefill.keys == contexts.keys[curve]).all(axis=1))
             if without.size == 0:
@@ -478,7 +478,8 @@ class LatentAttentionTables:
 
         def beyond(rows: FloatArray) -> FloatArray:
             measured = [
-                weight * products.at(curve, rows) for curve, weight in zip(near.curves, near.weights, strict=True)
+                weight * np.interp(rows, *products.rising(curve))
+                for curve, weight in zip(near.curves, near.weights, strict=True)
             ]
             return np.asarray(priced(rows) - sum(measured, np.zeros(rows.shape)))
 

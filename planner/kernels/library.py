@@ -25,14 +25,38 @@ from planner.kernels.latent_attention import LatentAttentionTables
 from planner.kernels.linear_attention import LinearAttentionTables
 from planner.kernels.softmax_attention import SoftmaxAttentionTables
 from specs.catalog import DATA
-from specs.hardware import GpuSpec
-from specs.model import LatentAttention, LinearAttention
+from specs.hardware import Architecture, GpuSpec
+from specs.model import LatentAttention, LinearAttention, Precision
 from specs.service import Engine
 
 TABLES = DATA / "kernels"
 
 SAME_DIE = {"h800-sxm-80gb": "h100-sxm-80gb"}
 """GPUs whose kernels run as on another one: the H800 is an H100 with slower NVLink."""
+
+
+def preference(engine: Engine, gpu: GpuSpec, operator: Operator) -> tuple[Engine, ...]:
+    """Engines in the order in which their tables are asked.
+
+    The engine's own come first, but for two defects of the source:
+
+    - vLLM's MLA modules take 40 to 50 us longer than TensorRT-LLM's on most GPUs whatever their size (H200: 99 and 57 us
+      for 4 sequences, B300: 95 and 46; B200: 52 and 52): launches on the host were timed. TensorRT-LLM's stand in.
+    - TensorRT-LLM's experts on Blackwell were measured with the CUTLASS backend only, which takes 2.5 times as long as
+      the backend that it runs there (`moe_config.backend: TRTLLM`), and vLLM's MXFP4 experts with BF16 activations where
+      MXFP8 ones are served. The kernels that both run (FlashInfer's trtllm-gen) were measured behind SGLang.
+    """
+    others = [other for other in (Engine.TRTLLM, Engine.SGLANG, Engine.VLLM) if other is not engine]
+    match operator:
+        case DecodeAttention() | PrefillAttention():
+            latent = isinstance(operator.attention, LatentAttention) and not operator.attention.index_topk
+            if engine is Engine.VLLM and latent:
+                return (Engine.TRTLLM, Engine.VLLM, Engine.SGLANG)
+        case GroupedGemm():
+            shared = engine is Engine.TRTLLM or operator.precision is Precision.FP4
+            if shared and gpu.architecture is Architecture.BLACKWELL:
+                return (Engine.SGLANG, *(other for other in (engine, *others) if other is not Engine.SGLANG))
+    return (engine, *others)
 
 
 @lru_cache(maxsize=32)
@@ -127,8 +151,7 @@ class MeasuredKernels:
         self._gpu = gpu
         self._slowdown = slowdown
         self._analytic = AnalyticKernels(gpu)
-        others = [other for other in (Engine.TRTLLM, Engine.SGLANG, Engine.VLLM) if other is not engine]
-        self._order = (engine, *others)
+        self._engine = engine
         self._engines: dict[Engine, EngineTables] = {}
         self.used: dict[Operator, Used] = {}
 
@@ -143,10 +166,10 @@ class MeasuredKernels:
         return self._analytic.time_ms(gemm) if found is None else found.answer.time
 
     def _find(self, operator: Operator) -> Used | None:
-        for engine in self._order:
+        for engine in preference(self._engine, self._gpu, operator):
             answer = self._tables(engine).answer(operator)
             if answer is not None:
-                return Used(answer, engine is not self._order[0] or self._gpu.id in SAME_DIE)
+                return Used(answer, engine is not self._engine or self._gpu.id in SAME_DIE)
         return None
 
     def time_ms(self, operator: Operator) -> PiecewiseLinear | None:
@@ -160,5 +183,5 @@ class MeasuredKernels:
     @property
     def collectives(self) -> CollectiveTables | None:
         """Measured collectives of the engine on this very GPU's links, or None."""
-        tables = {} if self._gpu.id in SAME_DIE else tables_of(self._gpu.id, self._order[0])
+        tables = {} if self._gpu.id in SAME_DIE else tables_of(self._gpu.id, self._engine)
         return CollectiveTables(tables) if tables else None

@@ -21,6 +21,7 @@ from planner.costs.operators import DecodeAttention, PrefillAttention
 from planner.kernels.answer import Answer
 from planner.kernels.curves import CurveSet, Origin
 from planner.kernels.latent_attention import EfficiencyGrid, around, outside_of, through
+from planner.kernels.rising import rising_together
 from specs.model import LinearAttention, Precision
 
 FloatArray = NDArray[np.float64]
@@ -100,7 +101,8 @@ class LinearAttentionTables:
             layer = DecodeAttention("core", _layer(state, attention), 1, operator.kv_dtype, 1.0, 1.0)
             analytic = self._analytic.time_ms(layer)
             at = np.clip(x, *table.knots(curve)[0][[0, -1]])
-            times += weight * np.stack([table.at(curve, at) / analytic(at) * analytic(x), analytic(x)])
+            measured = np.interp(at, *table.rising(curve))
+            times += weight * np.stack([measured / analytic(at) * analytic(x), analytic(x)])
         return _answer(self._analytic.time_ms(operator), x, times, outside, table.origin)
 
     def _prefill(self, operator: PrefillAttention, attention: LinearAttention) -> Answer | None:
@@ -133,8 +135,8 @@ class LinearAttentionTables:
             def analytic(new_tokens: float) -> PiecewiseLinear:
                 return self._analytic.time_ms(PrefillAttention("core", layer, 1, Precision.BF16, new_tokens, 0.0))
 
-            curves = np.flatnonzero(table.keys[:, 0] == state)
-            self._grids[key] = EfficiencyGrid.of(table, curves, analytic, lambda point, x, time_ms: time_ms)
+            measured = rising_together(table, np.flatnonzero(table.keys[:, 0] == state))
+            self._grids[key] = EfficiencyGrid.of(measured, analytic, lambda point, x, time_ms: time_ms)
         return self._grids[key]
 
 

@@ -307,7 +307,7 @@ def _times(
     for line, curve in zip(own, curves, strict=True):
         end = int(np.searchsorted(batches, table.knots(curve)[0][-1]))
         beyond = np.maximum(roof[line] / roof[line, end], 1.0)
-        rows.append(table.at(curve, batches) * beyond)
+        rows.append(np.interp(batches, *table.rising(curve)) * beyond)
     rows.append(rows[-1] * roof[-1] / roof[own[-1]])
     own = np.append(own, lines.size - 1)
     time = np.array(rows)

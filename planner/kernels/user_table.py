@@ -18,16 +18,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from planner.calibrate.table import FAMILIES, Header, Key, Row, read
+from planner.calibrate.table import FAMILIES, Header, Key, Row, Table
 from planner.costs.analytic import LARGEST_TOKENS, AnalyticKernels, hottest_rank
 from planner.costs.attention import clipped_area, local_kv_heads, mean_clipped, prefill_work
 from planner.costs.efficiency import EFFICIENCY
+from planner.costs.fabric import Collectives
 from planner.costs.linear import FloatArray, PiecewiseLinear
 from planner.costs.operators import DecodeAttention, Elementwise, Gemm, GroupedGemm, Operator, PrefillAttention
 from planner.kernels.answer import Answer
 from planner.kernels.blend import neighbours
+from planner.kernels.collectives import ALL_REDUCE, CollectiveTables, Law
 from planner.kernels.curves import CurveSet, Origin
 from planner.kernels.distil import non_decreasing, segments
+from planner.kernels.library import Used
 from specs.errors import SpecError
 from specs.hardware import GpuSpec
 from specs.model import (
@@ -88,27 +91,34 @@ class UserKernels:
         rows: the points.
         gpu: the GPU type, which must be the table's.
         file: name of the table, for the plan's provenance.
+        slowdown: factor on every time.
     """
 
-    def __init__(self, header: Header, rows: Sequence[Row], gpu: GpuSpec, file: str) -> None:
+    def __init__(self, header: Header, rows: Sequence[Row], gpu: GpuSpec, file: str, *, slowdown: float = 1.0) -> None:
         self.header = header
+        self.file = file
+        self.used: dict[Operator, Used] = {}
         self._gpu = gpu
-        self._file = file
+        self._slowdown = slowdown
         self._analytic = AnalyticKernels(gpu)
         self._tables = {exact: self._table(exact, part) for exact, part in _grouped(rows).items()}
 
     @staticmethod
-    def load(path: Path, gpu: GpuSpec) -> UserKernels | None:
-        """Read a table for a GPU type; None where it was measured on another one and so does not apply.
+    def of(path: Path, table: Table, gpu: GpuSpec, *, slowdown: float = 1.0) -> UserKernels | None:
+        """A table for a GPU type; None where it was measured on another one and so does not apply.
+
+        Args:
+            path: file that the table was read from.
+            table: what it holds.
+            gpu: the GPU type.
+            slowdown: factor on every time.
 
         Raises:
-            SpecError: the file is no complete table (`planner.calibrate.table.read`), or a time cannot be one in
-                milliseconds on this GPU (`FASTEST`, `SLOWEST`).
+            SpecError: a time cannot be one in milliseconds on this GPU (`FASTEST`, `SLOWEST`).
         """
-        table = read(path)
         if table.header.gpu != gpu.id:
             return None
-        kernels = UserKernels(table.header, table.rows, gpu, path.name)
+        kernels = UserKernels(table.header, table.rows, gpu, path.name, slowdown=slowdown)
         for line, row in enumerate(table.rows, start=2):
             kernels._check_plausible(row, path, line)
         return kernels
@@ -116,15 +126,24 @@ class UserKernels:
     @property
     def source(self) -> str:
         """Where the times come from."""
-        return f"calibration {self._file}"
+        return f"calibration {self.file}"
+
+    @property
+    def origins(self) -> frozenset[Origin]:
+        """Provenance of everything that the table answers."""
+        return frozenset(table.origin for table in self._tables.values())
 
     def time_ms(self, operator: Operator) -> PiecewiseLinear | None:
         """Time in ms as a function of the operator's variable, or None where the table has no answer."""
-        answer = self.answer(operator)
-        return None if answer is None else answer.time
+        if operator not in self.used:
+            answer = self.answer(operator)
+            if answer is None:
+                return None
+            self.used[operator] = Used(answer, borrowed=False)
+        return self.used[operator].answer.time.scaled(self._slowdown)
 
     def answer(self, operator: Operator) -> Answer | None:
-        """The time, how far outside the measured keys it lies, and the table; None where there is no answer."""
+        """The time without slowdown, how far outside the measured keys it lies, its table; None where there is none."""
         match operator:
             case GroupedGemm():
                 return self._experts(operator)
@@ -144,18 +163,13 @@ class UserKernels:
         ]
         return Answer(_fused(self._analytic.time_ms(operator), parts), near.outside, table.origin)
 
-    def all_reduce(self, ranks: int) -> PiecewiseLinear | None:
-        """Time in ms of an all-reduce over bytes, or None where this number of ranks was not measured.
+    def collectives(self, others: Collectives | None) -> Collectives | None:
+        """The measured all-reduces, asked before `others`; just those where none was measured.
 
-        It is no operator of `planner.costs.operators`, so `time_ms` does not give it.
+        An all-reduce is no operator of `planner.costs.operators`, so `time_ms` does not give it.
         """
         table = self._tables.get(("all_reduce", ()))
-        where = np.flatnonzero(table.keys[:, 0] == ranks) if table is not None else np.zeros(0)
-        if table is None or not where.size:
-            return None
-        x, y = table.knots(int(where[0]))
-        slope = float((y[-1] - y[-2]) / (x[-1] - x[-2])) if x.size > 1 else 0.0
-        return PiecewiseLinear(np.concatenate(([0.0], x)), np.concatenate((y[:1], y)), slope)
+        return others if table is None else UserCollectives(table, others)
 
     def _table(self, exact: Exact, rows: Sequence[Row]) -> CurveSet:
         axes = AXES[exact[0]]
@@ -163,12 +177,15 @@ class UserKernels:
         for row in rows:
             keys = dict(row.keys)
             by_key.setdefault(tuple(float(keys[axis]) for axis in axes), []).append(row)
-        curves = []
+        curves, errors = [], []
         for key, points in by_key.items():
             points.sort(key=lambda row: row.value)
-            times = non_decreasing(np.array([row.time_ms for row in points]))
+            measured = np.array([row.time_ms for row in points])
+            times = non_decreasing(measured)
+            errors.append(np.abs(times / measured - 1.0))
             curves.append((key, np.array([row.value for row in points], dtype=float), times))
         spread = np.array([row.spread for row in rows])
+        fitted = np.concatenate(errors)
         origin = Origin(
             f"{self.source}, measured {self.header.date}",
             f"PyTorch on {self.header.device}",
@@ -177,6 +194,8 @@ class UserKernels:
             float(np.quantile(spread, 0.95)),
             float(spread.max()),
             int((spread > 0.15).sum()),
+            float(np.quantile(fitted, 0.95)),
+            int((fitted > 0.15).sum()),
             "errors are the spread of the samples; kernels: " + ", ".join(sorted({row.kernel for row in rows})),
         )
         return CurveSet.of(exact[0], axes, FAMILIES[exact[0]].variable, curves, origin)
@@ -251,6 +270,26 @@ class UserKernels:
             active = float(dict(row.keys)["active_experts"])
             return float(self._products_ms(operator, np.array(float(row.value)), active))
         return None if operator is None else float(self._analytic.time_ms(operator)(row.value))
+
+
+class UserCollectives:
+    """Measured all-reduces of the user, for the numbers of ranks that were measured, before other tables.
+
+    Args:
+        table: times in ms over bytes at (ranks,).
+        others: asked for everything else.
+    """
+
+    def __init__(self, table: CurveSet, others: Collectives | None) -> None:
+        self._ranks = frozenset(table.keys[:, 0].tolist())
+        self._tables = CollectiveTables({ALL_REDUCE: table})
+        self._others = others
+
+    def time_ms(self, name: str, key: tuple[float, ...], law: PiecewiseLinear, reference: Law) -> Answer | None:
+        """As `planner.kernels.collectives.CollectiveTables.time_ms`."""
+        if name == ALL_REDUCE and key[0] in self._ranks:
+            return self._tables.time_ms(name, key, law, reference)
+        return None if self._others is None else self._others.time_ms(name, key, law, reference)
 
 
 def expanded_is_cheaper(attention: LatentAttention, tp: int, new_tokens: float, context: float) -> bool:

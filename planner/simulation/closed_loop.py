@@ -15,6 +15,7 @@ import heapq
 import math
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -71,17 +72,23 @@ class Policy:
             prompts share steps with decoding requests.
         request_ms: time of the API server for one request.
         token_us: time of the API server for one prompt token.
+        delay_ms: time of a request on its way in and of its first token on the way out, whatever the load.
+        lag_steps: decode steps that a request is late for the batch: engines prepare a step while another runs, and
+            hand tokens on while the next one runs. Steps of the batch that goes on when the request is sent.
         poll_steps: decode steps between two looks for new requests (SGLang's `--scheduler-recv-interval`); after a step
             with prompts, and when idle, the engine looks at once.
         wait_steps: decode steps for which new prompts are held back so that more of them share a step (TensorRT-LLM's
-            `batch_wait_timeout_iters`), unless nothing is being decoded.
-        wait_tokens: tokens of held prompts at which they go at once (`batch_wait_max_tokens_ratio` x budget).
+            `batch_wait_timeout_iters`), unless nothing is being decoded or a prompt goes on in the step anyway.
+        wait_tokens: tokens of a step with the held prompts that have slots, and all decoding requests, at which they go
+            at once (`batch_wait_max_tokens_ratio` x budget).
     """
 
     budget: int
     prefill_first: bool
     request_ms: float
     token_us: float
+    delay_ms: float = 0.0
+    lag_steps: float = 0.0
     poll_steps: int = 1
     wait_steps: int = 0
     wait_tokens: float = 0.0
@@ -116,101 +123,118 @@ class Run:
 def run(times: StepTimes, policy: Policy, slots: int, clients: int, requests: Requests) -> Run:
     """Simulate a closed loop on one replica.
 
+    A waiting prompt goes to the lane with room in the step that has the fewest requests, as soon as there is one.
+    Decoding requests bring as many tokens a step as the engine verifies, and an answer ends with the step that yields
+    its last token.
+
     Args:
         times: step times, tabulated for at least `slots` requests and the policy's budget.
         policy: of the engine.
-        slots: requests that may be in flight at once on the replica.
+        slots: requests that may be in flight at once on the replica, dealt out evenly to its lanes.
         clients: requests that the clients keep in the system.
         requests: of the run.
     """
     inputs, outputs = requests.input_tokens.tolist(), requests.output_tokens.tolist()
     count, lanes = len(inputs), range(times.lanes)
-    per_lane = max(1, slots // times.lanes)
-    decode = times.decode_ms.tolist()
-    ready: deque[tuple[float, int]] = deque()  # (when the API server has passed it on, request)
+    per_lane = math.ceil(slots / times.lanes)
+    most = policy.budget * times.stages
+    ready: deque[tuple[float, int]] = deque()  # (when the engine can see it, request)
     sent_ms = [0.0] * count
     server_free, sent = 0.0, 0
 
-    def send(now: float) -> None:
+    def send(now: float, late_ms: float) -> None:
         nonlocal server_free, sent
         if sent < count:
             sent_ms[sent] = now
             server_free = max(server_free, now) + policy.ready_ms(inputs[sent])
-            ready.append((server_free, sent))
+            ready.append((server_free + late_ms, sent))
             sent += 1
 
     for _ in range(min(clients, count)):
-        send(0.0)
+        send(0.0, 0.0)
     now, step, done = 0.0, 0, 0
     visible: deque[int] = deque()
     unseen_steps = policy.poll_steps  # decode steps since the engine last looked
-    held_steps, held_tokens = 0, 0.0
+    held_steps = 0
     decoding: list[list[tuple[int, int]]] = [[] for _ in lanes]  # heaps of (last step, request)
-    partial: list[tuple[int, float] | None] = [None] * times.lanes  # (request, prompt tokens left)
+    partial: list[tuple[int, int] | None] = [None] * times.lanes  # (request, prompt tokens left)
     first_ms = [0.0] * count
     ttft: list[float] = []
     tpot: list[float] = []
     while done < count:
         loads = [len(lane) for lane in decoding]
+        decodes = sum(loads)
         taken = [0] * times.lanes
         begun: list[tuple[int, int]] = []  # (lane, request) whose prompts end with this step
         filled = [loads[lane] + (partial[lane] is not None) for lane in lanes]
-        room = [policy.budget - (0 if policy.prefill_first else loads[lane]) for lane in lanes]
+        free = slots - sum(filled)
+        room = [most - (0 if policy.prefill_first else load * times.queries) for load in loads]
         for lane in lanes:
             if partial[lane] is not None:
                 _compute(lane, partial, room, taken, begun)
-        if unseen_steps >= policy.poll_steps or not any(loads):
+        if unseen_steps >= policy.poll_steps or not decodes:
             unseen_steps = 0
             while ready and ready[0][0] <= now:
                 visible.append(ready.popleft()[1])
-                held_tokens += inputs[visible[-1]]
-        held = held_steps < policy.wait_steps and held_tokens + sum(loads) < policy.wait_tokens and any(loads)
-        while visible and not held:
-            lane = min(lanes, key=lambda lane: (room[lane] <= 0, filled[lane], taken[lane]))
+        held = False
+        while visible and free:
+            lane = min(lanes, key=lambda lane: (room[lane] <= 0 or filled[lane] >= per_lane, filled[lane], taken[lane]))
             if room[lane] <= 0 or filled[lane] >= per_lane:
                 break
+            if decodes and held_steps < policy.wait_steps and not any(taken):
+                tokens = decodes * times.queries + sum(inputs[request] for request in islice(visible, free))
+                held = tokens < policy.wait_tokens
+                if held:
+                    break
             request = visible.popleft()
-            held_tokens -= inputs[request]
             filled[lane] += 1
-            partial[lane] = (request, inputs[request])
+            free -= 1
+            partial[lane] = (request, int(inputs[request]))
             _compute(lane, partial, room, taken, begun)
         if any(taken):
-            now += times.mixed_ms([0] * times.lanes if policy.prefill_first else loads, [int(p) for p in taken])
+            now += times.mixed_ms([0] * times.lanes if policy.prefill_first else loads, taken)
             step += 0 if policy.prefill_first else 1
             unseen_steps, held_steps = policy.poll_steps, 0
             for lane, request in begun:
-                ttft.append(now - sent_ms[request])
+                ttft.append(now - sent_ms[request] + policy.delay_ms)
                 first_ms[request] = now
-                heapq.heappush(decoding[lane], (step + int(outputs[request]) - 1, request))
-        elif not any(loads):
+                heapq.heappush(decoding[lane], (step + times.decode_steps(outputs[request]), request))
+        elif not decodes:
             now = max(now, ready[0][0])
             continue
         else:
-            # Nothing but decoding until an answer ends or a prompt is ready.
-            step_ms = decode[max(loads)]
+            # Nothing but decoding until an answer ends, or the engine looks and finds a prompt.
+            step_ms = times.decode_step_ms(max(loads), decodes)
             steps = min(lane[0][0] for lane in decoding if lane) - step
             if ready:
-                waits = max(math.ceil((ready[0][0] - now) / step_ms), policy.poll_steps - unseen_steps)
-                steps = min(steps, waits)
+                look, due = policy.poll_steps - unseen_steps, math.ceil((ready[0][0] - now) / step_ms)
+                steps = min(steps, look + policy.poll_steps * max(0, math.ceil((due - look) / policy.poll_steps)))
             if held:
                 steps = min(steps, policy.wait_steps - held_steps)
-            steps = max(steps, 1)
-            held_steps += steps if held else 0
+                held_steps += steps
             now, step = now + steps * step_ms, step + steps
-            unseen_steps = min(unseen_steps + steps, policy.poll_steps)
+            # Looks that found nothing start the count again.
+            unseen_steps = (unseen_steps + steps - 1) % policy.poll_steps + 1
+        ended = 0
         for lane in lanes:
             while decoding[lane] and decoding[lane][0][0] <= step:
                 _, request = heapq.heappop(decoding[lane])
                 if outputs[request] > 1:
                     tpot.append((now - first_ms[request]) / (outputs[request] - 1.0))
-                done += 1
-                send(now)
+                ended += 1
+        if ended:
+            done += ended
+            late_ms = 0.0
+            if policy.lag_steps and any(decoding):
+                late_ms = policy.lag_steps * times.decode_step_ms(max(map(len, decoding)), sum(map(len, decoding)))
+            for _ in range(ended):
+                send(now, late_ms)
     return Run(np.array(ttft), np.array(tpot), float(requests.output_tokens.sum()), now)
 
 
 def _compute(
     lane: int,
-    partial: list[tuple[int, float] | None],
+    partial: list[tuple[int, int] | None],
     room: list[int],
     taken: list[int],
     begun: list[tuple[int, int]],
@@ -220,10 +244,10 @@ def _compute(
     if current is None or room[lane] <= 0:
         return
     request, left = current
-    part = min(int(left), room[lane])
+    part = min(left, room[lane])
     room[lane] -= part
     taken[lane] += part
-    if part == int(left):
+    if part == left:
         begun.append((lane, request))
         partial[lane] = None
     else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from planner.configured import Part, Setup
-from planner.costs.engines import EngineTraits
+from planner.costs.engines import HAND_OVER_MS, EngineTraits
 from planner.costs.worker import Worker
 from planner.options.server import WorkerServer
 from planner.simulation.closed_loop import Policy, Requests, Run, run
@@ -45,6 +45,8 @@ class Scheduling:
             engine.prefill_first,
             engine.request_ms,
             engine.token_us,
+            engine.delay_ms,
+            engine.lag_steps,
             self.poll_steps,
             self.wait_steps,
             self.wait_share * budget,
@@ -94,6 +96,7 @@ def simulate(setup: Setup, scheduling: Scheduling, clients: int, requests: int, 
         float(exposed),
         engine.first_token_steps,
     )
+    policy = replace(policy, delay_ms=policy.delay_ms + HAND_OVER_MS)
     return run_pair(pair, policy, clients, drawn)
 
 

@@ -1,7 +1,8 @@
 """A closed-loop run of a P/D deployment: prompts on prefill workers, answers on decode workers.
 
 The router sends a prompt to the prefill worker with the fewest tokens before it, and a computed prompt, once its KV
-cache has travelled, to the decode worker with the fewest requests; there it waits for a slot.
+cache has travelled, to the decode worker with the fewest requests; there it waits for a slot, and begins with the next
+step. The requests of a decode worker are spread evenly over its DP ranks. Between equal workers the first is chosen.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Pair:
         decode_workers: how many.
         slots: requests in flight of one decode worker.
         transfer_ms: time of one request's KV cache on its way, as far as it is not hidden.
-        first_token_steps: decode steps before the client sees the first token.
+        first_token_steps: decode steps before the client sees the first token: 0 where it comes from the prefill
+            worker, 1 where it comes with the first step on the decode worker.
     """
 
     prefill: StepTimes
@@ -39,32 +41,52 @@ class Pair:
     transfer_ms: float
     first_token_steps: int
 
+    def __post_init__(self) -> None:
+        if self.first_token_steps not in (0, 1):
+            raise ValueError(f"first_token_steps must be 0 or 1, got {self.first_token_steps}")
+
 
 @dataclass
 class _Prefill:
-    """A prefill worker: prompts that wait, by request and tokens left, and when its step ends."""
+    """A prefill worker.
 
-    waiting: deque[list[float]] = field(default_factory=deque)
-    tokens: float = 0.0
+    Args:
+        waiting: prompts not yet computed, as [request, tokens left].
+        computing: requests whose prompts end with the running step.
+        taken: tokens of the running step.
+        busy: whether a step runs.
+    """
+
+    waiting: deque[list[int]] = field(default_factory=deque)
+    computing: list[int] = field(default_factory=list)
+    taken: int = 0
     busy: bool = False
 
 
 @dataclass
 class _Decode:
-    """A decode worker: steps done at `clock_ms`, last steps of its requests, and who waits for a slot."""
+    """A decode worker whose batch stays as it is until the event `due`.
+
+    Args:
+        clock_ms: when that batch began.
+        step: steps done by then.
+        step_ms: of that batch.
+        steps: from then on until `due`.
+        active: requests in flight, a heap of (last step, request).
+        waiting: who waits for the next step and a slot.
+        due: number of the event at which the batch changes; -1 when idle.
+    """
 
     clock_ms: float = 0.0
     step: int = 0
+    step_ms: float = 0.0
+    steps: int = 0
     active: list[tuple[int, int]] = field(default_factory=list)
     waiting: deque[int] = field(default_factory=deque)
-    version: int = 0
-
-    @property
-    def load(self) -> int:
-        return len(self.active) + len(self.waiting)
+    due: int = -1
 
 
-_ARRIVED, _COMPUTED, _CACHED, _ENDED = range(4)
+_ARRIVED, _COMPUTED, _CACHED, _CHANGED = range(4)
 
 
 def run_pair(pair: Pair, policy: Policy, clients: int, requests: Requests) -> Run:
@@ -72,121 +94,131 @@ def run_pair(pair: Pair, policy: Policy, clients: int, requests: Requests) -> Ru
 
     Args:
         pair: the workers.
-        policy: of the engine; `budget` is that of one lane of a prefill worker.
+        policy: of the engine; `budget` is that of one lane of a prefill worker. How engines mix prompts with decoding,
+            look for them, hold them back and are late for the batch is left out: prefill workers decode nothing, and
+            decode workers take with every step what has come.
         clients: requests that the clients keep in the system.
         requests: of the run.
     """
-    inputs, outputs = requests.input_tokens.tolist(), requests.output_tokens.tolist()
+    inputs, outputs = requests.input_tokens.astype(int).tolist(), requests.output_tokens.tolist()
     count, lanes = len(inputs), pair.prefill.lanes
+    most = policy.budget * pair.prefill.stages
     prefill = [_Prefill() for _ in range(pair.prefill_workers)]
     decode = [_Decode() for _ in range(pair.decode_workers)]
-    step_ms = pair.decode.decode_ms.tolist()
-    decode_lanes = pair.decode.lanes
-    events: list[tuple[float, int, int, int]] = []  # (when, order, kind, subject)
-    order, sent, done, server_free, now = 0, 0, 0, 0.0, 0.0
+    # What the router goes by: tokens not yet computed, those of the running step included, and requests.
+    queued, loads = [0] * pair.prefill_workers, [0] * pair.decode_workers
+    decode_ms = [
+        pair.decode.decode_step_ms(math.ceil(batch / pair.decode.lanes), batch) for batch in range(pair.slots + 1)
+    ]
+    decode_steps = [max(pair.decode.decode_steps(tokens), pair.first_token_steps) for tokens in outputs]
+    events: list[tuple[float, int, int, int]] = []  # (when, number, kind, subject)
+    number, sent, done, server_free, now = 0, 0, 0, 0.0, 0.0
     sent_ms, first_ms = [0.0] * count, [0.0] * count
-    computing: dict[int, list[int]] = {}
     ttft: list[float] = []
     tpot: list[float] = []
 
-    def push(when: float, kind: int, subject: int) -> None:
-        nonlocal order
-        order += 1
-        heapq.heappush(events, (when, order, kind, subject))
+    def push(when: float, kind: int, subject: int) -> int:
+        nonlocal number
+        number += 1
+        heapq.heappush(events, (when, number, kind, subject))
+        return number
 
-    def send(when: float) -> None:
+    def send() -> None:
         nonlocal sent, server_free
         if sent < count:
-            sent_ms[sent] = when
-            server_free = max(server_free, when) + policy.ready_ms(inputs[sent])
+            sent_ms[sent] = now
+            server_free = max(server_free, now) + policy.ready_ms(inputs[sent])
             push(server_free, _ARRIVED, sent)
             sent += 1
 
+    def see_first(request: int, when: float) -> None:
+        first_ms[request] = when
+        ttft.append(when - sent_ms[request] + policy.delay_ms)
+
     def compute(index: int) -> None:
-        """Start the next step of an idle prefill worker."""
+        """Start the next step of a prefill worker."""
         worker = prefill[index]
-        if worker.busy or not worker.waiting:
+        worker.busy = bool(worker.waiting)
+        worker.computing, worker.taken = [], 0
+        if not worker.waiting:
             return
-        room = [policy.budget] * lanes
-        finished: list[int] = []
-        for entry in list(worker.waiting):
-            lane = max(range(lanes), key=room.__getitem__)
-            part = min(room[lane], entry[1])
-            if part <= 0:
+        room = [most] * lanes
+        parts: list[list[int]] = []
+        while worker.waiting:
+            space = max(room)
+            if not space:
                 break
-            room[lane] -= part
-            entry[1] -= part
-            worker.tokens -= part
-            if entry[1] <= 0:
-                finished.append(int(entry[0]))
-        while worker.waiting and worker.waiting[0][1] <= 0:
-            worker.waiting.popleft()
-        taken = [int(policy.budget - left) for left in room]
-        worker.busy = True
-        computing[index] = finished
-        push(now + pair.prefill.mixed_ms([0] * lanes, taken), _COMPUTED, index)
+            request, left = worker.waiting.popleft()
+            part = space if space < left else left
+            room[room.index(space)] = space - part
+            worker.taken += part
+            if part == left:
+                worker.computing.append(request)
+            else:
+                parts.append([request, left - part])
+        worker.waiting.extendleft(reversed(parts))
+        push(now + pair.prefill.mixed_ms([0] * lanes, [most - left for left in room]), _COMPUTED, index)
 
-    def step_of(worker: _Decode) -> float:
-        return step_ms[min(math.ceil(len(worker.active) / decode_lanes), len(step_ms) - 1)]
-
-    def advance(worker: _Decode) -> None:
-        """Bring a decode worker to its last step's end before now."""
-        if not worker.active:
-            worker.clock_ms = now
-            return
-        steps = int((now - worker.clock_ms) / step_of(worker) + 1e-9)
-        worker.step += steps
-        worker.clock_ms += steps * step_of(worker)
-
-    def settle(index: int) -> None:
-        """End what has ended, fill slots, and say when the next answer ends."""
+    def change(index: int) -> None:
+        """End what has ended on a decode worker, fill its slots, and run until the batch changes again."""
         nonlocal done
         worker = decode[index]
+        worker.step += worker.steps
         while worker.active and worker.active[0][0] <= worker.step:
             _, request = heapq.heappop(worker.active)
             if outputs[request] > 1:
                 tpot.append((now - first_ms[request]) / (outputs[request] - 1.0))
             done += 1
-            send(now)
-        while worker.waiting and len(worker.active) < pair.slots:
-            request = worker.waiting.popleft()
-            # Who comes while a step runs begins with the next one.
-            joins = 1 if worker.active else 0
-            begins = worker.clock_ms + joins * step_of(worker)
-            heapq.heappush(worker.active, (worker.step + joins + int(outputs[request]) - 1, request))
-            if pair.first_token_steps:
-                first_ms[request] = begins + pair.first_token_steps * step_of(worker)
-                ttft.append(first_ms[request] - sent_ms[request])
-        worker.version += 1
+            loads[index] -= 1
+            send()
+        joining = [worker.waiting.popleft() for _ in range(min(len(worker.waiting), pair.slots - len(worker.active)))]
+        for request in joining:
+            heapq.heappush(worker.active, (worker.step + decode_steps[request], request))
+        worker.clock_ms, worker.step_ms, worker.steps, worker.due = now, decode_ms[len(worker.active)], 0, -1
+        if pair.first_token_steps:
+            for request in joining:
+                see_first(request, now + worker.step_ms)
         if worker.active:
-            steps = max(worker.active[0][0] - worker.step, 1)
-            versions[order + 1] = worker.version
-            push(worker.clock_ms + steps * step_of(worker), _ENDED, index)
+            worker.steps = worker.active[0][0] - worker.step
+            worker.due = push(now + worker.steps * worker.step_ms, _CHANGED, index)
 
-    versions: dict[int, int] = {}
     for _ in range(min(clients, count)):
-        send(0.0)
+        send()
     while done < count:
-        now, number, kind, subject = heapq.heappop(events)
+        now, event, kind, subject = heapq.heappop(events)
         if kind == _ARRIVED:
-            index = min(range(len(prefill)), key=lambda i: prefill[i].tokens)
-            prefill[index].waiting.append([subject, inputs[subject]])
-            prefill[index].tokens += inputs[subject]
-            compute(index)
+            index = queued.index(min(queued))
+            worker = prefill[index]
+            worker.waiting.append([subject, inputs[subject]])
+            queued[index] += inputs[subject]
+            if not worker.busy:
+                # Starts after all that arrives at this moment.
+                worker.busy = True
+                push(now, _COMPUTED, index)
         elif kind == _COMPUTED:
-            prefill[subject].busy = False
-            for request in computing.pop(subject):
+            queued[subject] -= prefill[subject].taken
+            for request in prefill[subject].computing:
                 if not pair.first_token_steps:
-                    first_ms[request] = now
-                    ttft.append(now - sent_ms[request])
-                push(now + pair.transfer_ms, _CACHED, request)
+                    see_first(request, now)
+                if pair.first_token_steps or outputs[request] > 1:
+                    push(now + pair.transfer_ms, _CACHED, request)
+                else:
+                    done += 1
+                    send()
             compute(subject)
         elif kind == _CACHED:
-            index = min(range(len(decode)), key=lambda i: decode[i].load)
-            advance(decode[index])
-            decode[index].waiting.append(subject)
-            settle(index)
-        elif versions.pop(number) == decode[subject].version:
-            advance(decode[subject])
-            settle(subject)
+            index = loads.index(min(loads))
+            loads[index] += 1
+            target = decode[index]
+            target.waiting.append(subject)
+            if target.due < 0:
+                target.due = push(now, _CHANGED, index)
+            elif target.steps and len(target.active) < pair.slots:
+                # The running step ends first.
+                steps = min(int((now - target.clock_ms) / target.step_ms) + 1, target.steps)
+                if steps < target.steps:
+                    target.steps = steps
+                    target.due = push(target.clock_ms + steps * target.step_ms, _CHANGED, index)
+        elif event == decode[subject].due:
+            change(subject)
     return Run(np.array(ttft), np.array(tpot), float(requests.output_tokens.sum()), now)

@@ -36,7 +36,13 @@ def test_plan_prints_only_the_plan_as_json(api: Any, scenario: Path, capsys: Cap
     name, args, named = api.calls[0]
     assert (name, args[0].services[0].name) == ("plan", "coding")
     del named["progress"]
-    assert named == {"gap": 0.01, "time_limit_s": 5.0, "formulation": "columns", "explain": False}
+    assert named == {
+        "gap": 0.01,
+        "time_limit_s": 5.0,
+        "formulation": "columns",
+        "explain": False,
+        "calibration": (),
+    }
 
 
 def test_plan_reads_standard_input(api: Any, scenario: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ def make_unit(
 
 def once_ms(unit: AfdUnit, positions: float) -> float:
     parts = unit.attention.head_parts().values()
-    return sum(float(part(positions)) for part in parts) + unit.attention_site.engine.step_overhead_ms
+    return sum(float(part(positions)) for part in parts) + float(unit.attention_site.engine.step_ms(positions))
 
 
 @pytest.mark.parametrize("microbatches", [1, 2, 3, 4])

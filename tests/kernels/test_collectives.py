@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from planner.costs.exchange_laws import Phase
 from planner.costs.fabric import Fabric
 from planner.costs.routing import Collective, Copies, remote_copies
-from planner.kernels.build.collectives import NORMAL_SMS, tables, unspiked
+from planner.kernels.build.collectives import NORMAL_SMS, tables
 from planner.kernels.build.source import Source, SourceError
 from planner.kernels.collectives import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER, CollectiveTables
 from planner.kernels.curves import CurveSet, Origin
 from specs.scenario import Pool, ResolvedPool, resolve_pool
 
-ORIGIN = Origin("fabricated", "vllm", "1", 1, 0.0, 0.0, 0)
+ORIGIN = Origin("fabricated", "vllm", "1", 1, 0.0, 0.0, 0, 0.0, 0)
 LOW_LATENCY, NORMAL = Collective.DEEPEP_LOW_LATENCY, Collective.DEEPEP_NORMAL
 SIZES = 2.0 ** np.arange(10, 29)
 
@@ -184,11 +184,29 @@ def test_a_slowdown_scales_everything(slowdown: float) -> None:
 
 
 def test_one_outlier_moves_nothing_else() -> None:
-    rising = np.array([1.0, 1.1, 2.0, 4.0, 8.0])
-    assert (unspiked(rising) == rising).all()
-    assert unspiked(np.array([1.0, 9.0, 2.0, 4.0, 8.0])).tolist() == [1.0, 2.0, 4.0, 4.0, 8.0]
-    assert unspiked(np.array([9.0, 1.0, 2.0, 4.0, 8.0])).tolist() == [2.0, 2.0, 2.0, 4.0, 8.0]
-    assert unspiked(np.array([1.0, 2.0])).tolist() == [1.0, 2.0]
+    rising = SIZES / 400e6 + 6e-3
+    spiked = rising.copy()
+    spiked[[0, 7]] *= 5.0
+    known = collectives(CurveSet.of(ALL_REDUCE, ("ranks",), "bytes", [((8,), SIZES, spiked)], ORIGIN))
+    time = Fabric.of(make_pool(), collectives=known).all_reduce(8, 1024.0)
+    others = np.arange(SIZES.size) != 7
+    assert time(SIZES[others] / 1024.0) == pytest.approx(rising[others], rel=0.02)
+    # The one inside is held between its neighbours.
+    assert rising[6] * 0.99 <= time(SIZES[7] / 1024.0) <= rising[8] * 1.01
+
+
+def test_curves_that_differ_in_experts_alone_are_averaged() -> None:
+    pool, copies, tokens = make_pool(), Copies(7.0, 0.0), 2.0 ** np.arange(11)
+    law = Fabric.of(pool).exchange(copies, 4096.0, peers=7, collective=LOW_LATENCY, phase=Phase.DISPATCH)
+    curves = [
+        ((8.0, 4096.0, 7.0, experts), tokens, law(tokens) * slow) for experts, slow in ((128.0, 2.0), (384.0, 3.0))
+    ]
+    axes = ("ranks", "copy_bytes", "copies", "experts")
+    table = CurveSet.of(f"exchange.{LOW_LATENCY}.{Phase.DISPATCH}", axes, "tokens", curves, ORIGIN)
+    fabric = Fabric.of(pool, collectives=collectives(table))
+    time = fabric.exchange(copies, 4096.0, peers=7, collective=LOW_LATENCY, phase=Phase.DISPATCH)
+    at = np.array([0.0, 1.0, 17.0, 1024.0, 1e5])
+    assert time(at) == pytest.approx(2.5 * law(at), rel=0.003)
 
 
 # -- build -----------------------------------------------------------------------------------------------------------

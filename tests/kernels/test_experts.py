@@ -22,7 +22,7 @@ from specs.model import Precision
 FloatArray = NDArray[np.float64]
 
 TOKENS = np.array([1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384], dtype=float)
-ORIGIN = Origin("law", "none", "0", 0, 0.0, 0.0, 0)
+ORIGIN = Origin("law", "none", "0", 0, 0.0, 0.0, 0, 0.0, 0)
 RANKS = (1, 2, 4, 8)
 WIDTHS = (256, 512, 1024, 2048)
 ANALYTIC = AnalyticKernels(catalog.gpu("h200-sxm-141gb"))

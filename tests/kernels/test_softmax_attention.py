@@ -23,7 +23,7 @@ from specs import catalog
 from specs.model import FactoredAttention, LatentAttention, Precision, SoftmaxAttention
 
 ANALYTIC = AnalyticKernels(catalog.gpu("h200-sxm-141gb"))
-ORIGIN = Origin("fabricated", "vllm", "1.0", 1, 0.0, 0.0, 0)
+ORIGIN = Origin("fabricated", "vllm", "1.0", 1, 0.0, 0.0, 0, 0.0, 0)
 BF16, FP8 = Precision.BF16, Precision.FP8
 
 PAIRS = [(8, 1), (64, 1), (8, 8), (64, 8)]
@@ -369,8 +369,8 @@ def test_build_holds_within_its_error_and_is_reproducible(tmp_path: Path) -> Non
             attention = gqa(row["num_heads"], row["num_key_value_heads"])
             time = float(answer(library, operator(kind, attention, line, line)).time(row["batch_size"]))
             errors.append(abs(time / row["latency"] - 1.0))
-        assert np.quantile(errors, 0.95) == pytest.approx(one.origin.error_p95, abs=1e-3)
-        assert max(errors) == pytest.approx(one.origin.error_max, abs=1e-3)
+        assert np.quantile(errors, 0.95) == pytest.approx(one.origin.rising_p95, abs=1e-3)
+        assert max(errors) <= 0.03
     save(tmp_path / "a.npz", built)
     save(tmp_path / "b.npz", tables(source, "gpu", "vllm"))
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()

@@ -107,7 +107,8 @@ def _report(name: str, entry: dict[str, Any]) -> None:
         print(
             f"  {table:34} {part['framework']} {part['version']:12} {part['rows']:8} rows {part['curves']:6} curves "
             f"{part['knots']:7} knots  p95 {part['error_p95']:6.1%}  max {part['error_max']:6.1%}  "
-            f"flagged {part['flagged']:6}  {part['note']}"
+            f"flagged {part['flagged']:6}  as read p95 {part['rising_p95']:6.1%}  "
+            f"flagged {part['rising_flagged']:6}  {part['note']}"
         )
 
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.kernels.build.errors import provenance, stated
 from planner.kernels.build.source import Kind, Rows, Source
-from planner.kernels.curves import CurveSet, Origin
-from planner.kernels.distil import FLAG_ERROR, TARGET_ERROR, distil
+from planner.kernels.curves import CurveSet
+from planner.kernels.distil import distil
 
 AXES = ("matrices", "hidden", "experts_per_token", "experts", "ranks", "intermediate")
 
@@ -78,11 +79,8 @@ without its tuning (vLLM 0.24's FP8 with one scale on Hopper: 3 times BF16's tim
 CONCENTRATING_KERNELS = ("moe_torch_flow_min_latency",)
 """Measured behind DeepSeek's selection whatever the model, with the same effect."""
 
-CHORD_ERRORS = (0.025, 0.02, 0.015, 0.01, 0.005)
-"""Relative errors of chords, tried until 95% of the rows lie within `TARGET_ERROR`."""
-
-DISTURBED_CHORD_ERROR = 0.02
-"""Relative error of chords where no chord meets the target, because too many rows fall while tokens grow."""
+CHORD_ERROR = 0.025
+"""Relative error of chords."""
 
 
 def tables(source: Source, system: str, framework: str) -> list[CurveSet]:
@@ -195,7 +193,7 @@ def _keys(rows: Rows) -> NDArray[np.int64]:
 
 
 def _table(source: Source, name: str, parts: list[Rows]) -> CurveSet:
-    """One table from the rows of one or more versions, with the loosest chords that meet `TARGET_ERROR`."""
+    """One table from the rows of one or more versions."""
     keys = np.concatenate([_keys(rows) for rows in parts])
     tokens = np.concatenate([rows["num_tokens"] for rows in parts])
     times = np.concatenate([rows["latency"] for rows in parts])
@@ -207,21 +205,12 @@ def _table(source: Source, name: str, parts: list[Rows]) -> CurveSet:
     keys, x, times = keys[first], tokens[first].astype(float), times[first]
     starts = np.append(0, np.flatnonzero((np.diff(keys, axis=0) != 0).any(axis=1)) + 1)
     slices = [slice(start, end) for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(keys)], strict=True)]
-    for chord in (*CHORD_ERRORS, DISTURBED_CHORD_ERROR):
-        fits = [distil(x[part], times[part], error=chord) for part in slices]
-        error = np.concatenate([fit[2] for fit in fits])
-        if np.quantile(error, 0.95) <= TARGET_ERROR:
-            break
-    curves = [(keys[part.start].tolist(), fit[0], fit[1]) for part, fit in zip(slices, fits, strict=True)]
+    curves = [(keys[part.start].tolist(), *distil(x[part], times[part], error=CHORD_ERROR)) for part in slices]
     versions = list(dict.fromkeys(rows.version for rows in parts))
-    origin = Origin(
+    origin = provenance(
         f"{source.name}: {', '.join(dict.fromkeys(rows.path for rows in parts))}",
         parts[0].framework,
         versions[0],
-        len(x),
-        round(float(np.quantile(error, 0.95)), 4),
-        round(float(error.max()), 4),
-        int((error > FLAG_ERROR).sum()),
         f"shapes that {versions[0]} lacks are from {', '.join(versions[1:])}" if versions[1:] else "",
     )
-    return CurveSet.of(name, AXES, "tokens", curves, origin)
+    return stated(CurveSet.of(name, AXES, "tokens", curves, origin), [(x[part], times[part]) for part in slices])

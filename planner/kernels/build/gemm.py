@@ -2,8 +2,8 @@
 
 The times include what the engine does around the product on its input: a FP8 or FP4 GEMM quantises its activations
 first (per token, per tensor or per group of 128, as the engine does). FP8 with one scale and NVFP4 serve checkpoints
-that bring their activations' scales, while the source computed them on the fly: its table `computescale` holds that part
-on its own, and it is taken off (`STATIC`).
+that bring their activations' scales, while the source computed them on the fly: its table `computescale` holds that
+part on its own, and it is taken off (`STATIC`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.kernels.build.errors import provenance, stated
 from planner.kernels.build.source import Kind, Rows, Source
-from planner.kernels.curves import CurveSet, Origin
-from planner.kernels.distil import FLAG_ERROR, distil
+from planner.kernels.curves import CurveSet
+from planner.kernels.distil import distil
 
 COLUMNS: dict[str, Kind] = {"gemm_dtype": "text", "m": "count", "n": "count", "k": "count", "latency": "ms"}
 
@@ -25,11 +26,12 @@ HOST_BOUND_MS = 0.03
 block-scaled FP8 GEMMs were not run from a CUDA graph and show 57 to 290 us whatever their size."""
 
 CHORD_ERROR = 0.02
-"""Relative error of chords. The rows scatter by more (see `Origin.error_p95`), and the file has a budget."""
+"""Relative error of chords. As they are read the error is larger: times rise and fall with the tiles that products are
+cut into, by up to tens of per cent."""
 
 STATIC = {"trtllm": ("fp8", "nvfp4"), "vllm": ("fp8",), "sglang": ("fp8",)}
-"""Formats whose rows include computing the activations' scale. TensorRT-LLM's NVFP4 rows do so too: they are slower than
-the other engines' by what `computescale` takes, at every size."""
+"""Formats whose rows include computing the activations' scale. TensorRT-LLM's NVFP4 rows do so too: they are slower
+than the other engines' by what `computescale` takes, at every size."""
 
 KEPT_SHARE = 0.4
 """Least share of a row that is left when the computing of scales is taken off."""
@@ -98,27 +100,15 @@ def _table(source: Source, dtype: str, rows: Rows, framework: str, note: str) ->
     rows = rows.select(order)
     keys = np.stack((rows["n"], rows["k"]), axis=1)
     ends = np.append(np.flatnonzero((np.diff(keys, axis=0) != 0).any(axis=1)) + 1, len(rows))
-    curves = []
-    errors: list[NDArray[np.float64]] = []
+    curves, measured = [], []
     start = 0
     for end in ends.tolist():
-        x, time = merged(rows["m"][start:end].astype(float), rows["latency"][start:end])
-        knots, times, error = distil(x, time, error=CHORD_ERROR)
-        curves.append((keys[start].tolist(), knots, times))
-        errors.append(error)
+        x, time = rows["m"][start:end].astype(float), rows["latency"][start:end]
+        curves.append((keys[start].tolist(), *distil(*merged(x, time), error=CHORD_ERROR)))
+        measured.append((x, time))
         start = end
-    error = np.concatenate(errors)
-    origin = Origin(
-        f"{source.name}: {rows.path}",
-        framework,
-        rows.version,
-        len(rows),
-        round(float(np.quantile(error, 0.95)), 4),
-        round(float(error.max()), 4),
-        int((error > FLAG_ERROR).sum()),
-        note,
-    )
-    return CurveSet.of(f"gemm.{dtype}", ("n", "k"), "m", curves, origin)
+    origin = provenance(f"{source.name}: {rows.path}", framework, rows.version, note)
+    return stated(CurveSet.of(f"gemm.{dtype}", ("n", "k"), "m", curves, origin), measured)
 
 
 def merged(x: NDArray[np.float64], time_ms: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -16,21 +16,21 @@ Where a point was measured more than once the fastest counts: interference only 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.kernels.build.errors import provenance, stated, with_errors
 from planner.kernels.build.source import Kind, Rows, Source
-from planner.kernels.curves import CurveSet, Origin
-from planner.kernels.distil import FLAG_ERROR, distil
+from planner.kernels.curves import CurveSet
+from planner.kernels.distil import distil
+from planner.kernels.rising import rising_together
 
 FloatArray = NDArray[np.float64]
 
-CONTRADICTION = 2.0 * np.log(1.0 + FLAG_ERROR)
-"""Logarithm of the factor by which a smaller problem may be slower than a larger one before one of the two is dropped:
-midway between them, each is then within the error that is flagged."""
+CHORD_ERROR = 0.015
+"""Relative error of chords."""
 
 DENSE_MODEL = "deepseek-ai/DeepSeek-V3"
 
@@ -200,49 +200,6 @@ def added(parts: Iterable[tuple[NDArray[Any], FloatArray]]) -> tuple[FloatArray,
     return np.array(common, dtype=float), np.array([sum(fastest[point] for fastest in known) for point in common])
 
 
-@dataclass(frozen=True, eq=False)
-class Monotone:
-    """Times that no larger problem undercuts.
-
-    Args:
-        kept: rows that were kept, shape (n,), boolean.
-        time_ms: fitted times of the kept rows, shape (kept,).
-    """
-
-    kept: NDArray[np.bool_]
-    time_ms: FloatArray
-
-
-def monotone(points: FloatArray, time_ms: FloatArray) -> Monotone:
-    """The fit, non-decreasing along every coordinate, that is nearest in the largest relative error; outliers left out.
-
-    Two rows contradict each other where the smaller problem (in every coordinate) is slower by more than
-    `CONTRADICTION`. Rows with the most contradictions are left out until there is none (one spike among good rows
-    contradicts many, each of which contradicts but one). For the others the isotonic fit in the sup norm over a partial
-    order is known in closed form: midway, in the logarithm, between the slowest row below and the fastest above.
-
-    Args:
-        points: coordinates, shape (n, d), distinct.
-        time_ms: positive, shape (n,).
-    """
-    logs = np.log(time_ms)
-    below = np.all(points[:, None, :] <= points[None, :, :], axis=2)
-    excess = np.where(below, logs[:, None] - logs[None, :] - CONTRADICTION, 0.0).clip(min=0.0)
-    excess += excess.T
-    kept = np.ones(logs.size, dtype=bool)
-    while True:
-        counts = (excess > 0.0).sum(axis=1)
-        if not counts.any():
-            break
-        worst = int(np.lexsort((excess.sum(axis=1), counts))[-1])
-        kept[worst] = False
-        excess[worst, :] = excess[:, worst] = 0.0
-    below, logs = below[np.ix_(kept, kept)], logs[kept]
-    upper = np.where(below, logs[:, None], -np.inf).max(axis=0)
-    lower = np.where(below, logs[None, :], np.inf).min(axis=1)
-    return Monotone(kept, np.exp(0.5 * (upper + lower)))
-
-
 def fitted(
     source: Source,
     rows: Rows,
@@ -253,43 +210,34 @@ def fitted(
     x: NDArray[Any],
     time_ms: FloatArray,
 ) -> CurveSet:
-    """A table that is non-decreasing in the variable and in every axis but the first (heads: kernels differ).
+    """A table of the fastest row of every point.
 
     Args:
         source: named in the origin.
         rows: of which file.
         name: of the table.
-        axes: names of the keys.
+        axes: names of the keys; but for the first, times are read as rising along them too.
         variable: name of the variable.
         keys: of every row, shape (n, d).
         x: the variable of every row, shape (n,).
         time_ms: shape (n,).
     """
     points, times = added([(np.concatenate([keys, np.asarray(x, dtype=float)[:, None]], axis=1), time_ms)])
-    curves = []
-    errors = []
-    left_out = 0
-    for head in np.unique(points[:, 0]):
-        mine = points[:, 0] == head
-        part, measured = points[mine], times[mine]
-        fit = monotone(part[:, 1:], measured)
-        for key in np.unique(part[:, :-1], axis=0):
-            at_key = (part[:, :-1] == key).all(axis=1)
-            good = at_key & fit.kept
-            if not good.any():
-                left_out += int(at_key.sum())
-                continue
-            knots, values, _ = distil(part[good, -1], fit.time_ms[good[fit.kept]])
-            curves.append((key.tolist(), knots, values))
-            errors.append(np.abs(np.interp(part[at_key, -1], knots, values) / measured[at_key] - 1.0))
-    error = np.concatenate(errors)
-    origin = Origin(
-        source=f"{source.name}, {rows.path}",
-        framework=rows.framework,
-        version=rows.version,
-        rows=int(times.size),
-        error_p95=round(float(np.quantile(error, 0.95)), 5),
-        error_max=round(float(error.max()), 5),
-        flagged=int((error > FLAG_ERROR).sum()) + left_out,
-    )
-    return CurveSet.of(name, axes, variable, curves, origin)
+    found, curve_of = np.unique(points[:, :-1], axis=0, return_inverse=True)
+    slices = [np.flatnonzero(curve_of.reshape(-1) == curve) for curve in range(len(found))]
+    measured = [(points[part, -1], times[part]) for part in slices]
+    curves = [(key, *distil(*row, error=CHORD_ERROR)) for key, row in zip(found.tolist(), measured, strict=True)]
+    origin = provenance(f"{source.name}, {rows.path}", rows.framework, rows.version)
+    table = CurveSet.of(name, axes, variable, curves, origin)
+    if len(axes) == 1:
+        return stated(table, measured)
+    read = {}
+    for first in np.unique(found[:, 0]):
+        risen = rising_together(table, np.flatnonzero(found[:, 0] == first))
+        read.update({tuple(key): risen.knots(curve) for curve, key in enumerate(risen.keys.tolist())})
+    errors = np.empty((2, times.size))
+    for curve, (part, (at, time)) in enumerate(zip(slices, measured, strict=True)):
+        knots = read.get(tuple(found[curve].tolist()))
+        errors[0, part] = table.at(curve, at) / time - 1.0
+        errors[1, part] = np.nan if knots is None else np.interp(at, *knots) / time - 1.0
+    return with_errors(table, *errors)

@@ -12,9 +12,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.kernels.build.errors import provenance, with_errors
 from planner.kernels.build.source import Kind, Rows, Source, SourceError
-from planner.kernels.curves import CurveSet, Origin
-from planner.kernels.distil import FLAG_ERROR, distil
+from planner.kernels.curves import CurveSet
+from planner.kernels.distil import distil
 from planner.kernels.softmax_attention import AXES, DECODE, PREFILL, VARIABLE, table_name
 from specs.model import Precision
 
@@ -41,14 +42,14 @@ WINDOW = "window_size"
 WITHOUT_WINDOWS = frozenset({("sglang", "0.5.10"), ("vllm", "0.14.0")})
 """Releases whose tables are older than the window column: full attention only."""
 
-CHORD_ERROR = 0.025
+CHORD_ERROR = 0.02
 """Relative error of a chord along batches."""
 
 TIME_STEP = 2.0**-6
 """Times are rounded to this in their base-2 logarithm, within 0.54%, so that tables compress."""
 
 LINE_ERROR = 0.025
-"""Relative error of a line of context or prompt length that is left out."""
+"""Relative error of the rows of a line of context or prompt length that is left out."""
 
 
 def tables(source: Source, system: str, framework: str) -> list[CurveSet]:
@@ -109,9 +110,10 @@ def _chosen(rows: Rows) -> tuple[Rows, str]:
 def _table(source: Source, kind: str, name: str, rows: Rows, note: str) -> CurveSet:
     line = rows["step"] + 1 if kind == DECODE else rows["isl"]
     pair = np.stack([rows["num_key_value_heads"], rows["num_heads"]], axis=1)
-    curves, errors = [], []
+    curves: list[tuple[tuple[float, ...], FloatArray, FloatArray]] = []
+    groups = []
     for key in np.unique(pair, axis=0):
-        which = (pair == key).all(axis=1)
+        which = np.flatnonzero((pair == key).all(axis=1))
         lines, at = np.unique(line[which], return_inverse=True)
         batches, column = np.unique(rows["batch_size"][which], return_inverse=True)
         # Rows measured twice are averaged in the logarithm.
@@ -120,47 +122,60 @@ def _table(source: Source, kind: str, name: str, rows: Rows, note: str) -> Curve
         np.add.at(count, (at, column), 1.0)
         time = np.exp(np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0))
         x = np.log(lines.astype(float)) if kind == PREFILL else lines.astype(float)
-        kept, fitted = _fit(x, batches.astype(float), time, logarithmic=kind == PREFILL)
-        curves += [((*key.tolist(), float(lines[i])), *knots) for i, knots in kept.items()]
-        errors.append(np.abs(fitted[at, column] / rows["latency"][which] - 1.0))
-    error = np.concatenate(errors)
-    origin = Origin(
-        source=f"{source.name}: {rows.path}",
-        framework=rows.framework,
-        version=rows.version,
-        rows=len(rows),
-        error_p95=float(np.quantile(error, 0.95)),
-        error_max=float(error.max()),
-        flagged=int((error > FLAG_ERROR).sum()),
-        note=note,
-    )
-    return CurveSet.of(name, AXES[kind], VARIABLE[kind], curves, origin)
+        knots = _kept(x, batches.astype(float), time, logarithmic=kind == PREFILL)
+        first = len(curves)
+        curves += [((*key.tolist(), float(lines[i])), *ends) for i, ends in knots.items()]
+        groups.append((which, x[at], x[list(knots)], range(first, len(curves))))
+    origin = provenance(f"{source.name}: {rows.path}", rows.framework, rows.version, note)
+    table = CurveSet.of(name, AXES[kind], VARIABLE[kind], curves, origin)
+    errors = np.empty((2, len(rows)))
+    for which, place, kept, own in groups:
+        batch = rows["batch_size"][which].astype(float)
+        for error, read in zip(errors, (table.knots, table.rising), strict=True):
+            time = np.array([np.interp(batch, *read(curve)) for curve in own])
+            fitted = _between(kept, time, place, logarithmic=kind == PREFILL)
+            error[which] = fitted / rows["latency"][which] - 1.0
+    return with_errors(table, *errors)
 
 
-def _fit(
+def _between(x: FloatArray, time: FloatArray, at: FloatArray, *, logarithmic: bool) -> FloatArray:
+    """Times between lines.
+
+    Args:
+        x: coordinates of the lines, ascending, shape (l,).
+        time: of every line at n batches, shape (l, n).
+        at: a coordinate for each of the batches, shape (n,).
+        logarithmic: whether logarithms of times are interpolated.
+    """
+    if x.size == 1:
+        return np.asarray(time[0])
+    low = np.clip(np.searchsorted(x, at, side="right") - 1, 0, x.size - 2)
+    share = (at - x[low]) / (x[low + 1] - x[low])
+    level = np.log(time) if logarithmic else time
+    column = np.arange(at.size)
+    between = (1.0 - share) * level[low, column] + share * level[low + 1, column]
+    return np.asarray(np.exp(between) if logarithmic else between)
+
+
+def _kept(
     x: FloatArray, batches: FloatArray, time: FloatArray, *, logarithmic: bool
-) -> tuple[dict[int, tuple[FloatArray, FloatArray]], FloatArray]:
-    """Knots of the lines that are kept, and the fitted time of every row.
+) -> dict[int, tuple[FloatArray, FloatArray]]:
+    """Knots (batches and ms) of the lines that are kept, by index.
 
     Args:
         x: coordinate of the lines in which times (or their logarithms) are interpolated, ascending, shape (l,).
         batches: ascending, shape (b,).
         time: measured ms, NaN where there is no row, shape (l, b).
         logarithmic: whether logarithms of times are interpolated.
-
-    Returns:
-        Knots (batches and ms) by index of the line; times of the shape of `time`.
     """
     knots: list[tuple[FloatArray, FloatArray]] = []
     for row in time:
         there = ~np.isnan(row)
-        ends, values, _ = distil(batches[there], row[there], error=CHORD_ERROR)
+        ends, values = distil(batches[there], row[there], error=CHORD_ERROR)
         knots.append((ends, np.exp2(np.round(np.log2(values) / TIME_STEP) * TIME_STEP)))
     curves = np.array([np.interp(batches, *pair) for pair in knots])
-    curves[np.isnan(time)] = np.nan
     levels = np.log(curves) if logarithmic else curves
     kept = [0]
-    fitted = curves.copy()
     while kept[-1] < x.size - 1:
         low = kept[-1]
         best = low + 1
@@ -170,13 +185,10 @@ def _fit(
             between = (1.0 - share) * levels[low] + share * levels[high]
             between = np.exp(between) if logarithmic else between
             measured = ~np.isnan(time[inner])
-            # A line that reaches batches which the next one does not is not left out: NaN compares as no.
-            if not (np.abs(between / curves[inner] - 1.0) <= LINE_ERROR)[measured].all():
+            # A line that reaches batches which the next one does not is not left out.
+            reached = ~np.isnan(time[low] + time[high])
+            if (measured & ~reached).any() or (np.abs(between / time[inner] - 1.0) > LINE_ERROR)[measured].any():
                 break
             best = high
-        if best > low + 1:
-            share = ((x[low + 1 : best] - x[low]) / (x[best] - x[low]))[:, None]
-            between = (1.0 - share) * levels[low] + share * levels[best]
-            fitted[low + 1 : best] = np.exp(between) if logarithmic else between
         kept.append(best)
-    return {i: knots[i] for i in kept}, fitted
+    return {i: knots[i] for i in kept}
