@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from planner.costs.afd import AfdUnit
+from planner.costs.engines import ENGINES, EngineTraits
 from planner.costs.layout import Layout
 from planner.costs.site import Site
 from planner.costs.worker import Worker
@@ -46,10 +48,14 @@ class SiteCache:
 
     Args:
         calibration: the user's kernel tables.
+        engines: traits of the engines.
     """
 
-    def __init__(self, calibration: Calibration = NOT_CALIBRATED) -> None:
+    def __init__(
+        self, calibration: Calibration = NOT_CALIBRATED, engines: Mapping[Engine, EngineTraits] = ENGINES
+    ) -> None:
         self.calibration = calibration
+        self._engines = engines
         self._sites: dict[tuple[object, ...], Site] = {}
 
     def site(self, service: Service, pool: ResolvedPool) -> Site:
@@ -65,7 +71,14 @@ class SiteCache:
         )
         if key not in self._sites:
             self._sites[key] = Site.of(service, pool, libraries=self.calibration.on(pool.gpu))
-        return replace(self._sites[key], service=service, workload=resolve_workload(service.workload))
+        engine = self._engines[service.engine]
+        return replace(self._sites[key], service=service, workload=resolve_workload(service.workload), engine=engine)
+
+    def with_engines(self, engines: Mapping[Engine, EngineTraits]) -> SiteCache:
+        """A cache on the same operators whose engines have other traits."""
+        other = SiteCache(self.calibration, engines)
+        other._sites = self._sites
+        return other
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,10 +22,14 @@ from specs.workload import MeanLength, Workload, mean_tokens
 REQUESTS_PER_CLIENT = 10
 """Requests of a run that does not say how many it had, per client."""
 
+ROUTING_SKEW = 0.7
+"""Skew of routing given to every model: that of the measured tables' `power_law_1.01`, which their publisher takes for
+DeepSeek's models (`planner.kernels.experts.MEASURED_SKEW`). No point says how its routing was skewed."""
+
 DESYNCHRONISED = 0.01
-"""Coefficient of variation given to fixed answer lengths on engines that mix prompts into decode steps. Clients that all
-ask for equally long answers would stay in step for the whole run; measured runs of such engines drift apart (their TTFT
-is between that of lockstep and that of random lengths), those of SGLang, which lets prompts go first, do not."""
+"""Coefficient of variation given to fixed answer lengths on engines that mix prompts into decode steps. Clients that
+all ask for equally long answers would stay in step for the whole run; measured runs of such engines drift apart (their
+TTFT is between that of lockstep and that of random lengths), those of SGLang, which lets prompts go first, do not."""
 
 PREFILL_STEP_TOKENS = 16_384
 """New tokens of one step and DP rank of a prefill pool measured alone: as published for SGLang's and DeepSeek's."""
@@ -66,7 +70,7 @@ class CostModel:
         ttft, tokens = float(seen.ttft_ms.mean()), mean_tokens(point.workload.output_tokens)
         if not seen.tpot_ms.size:
             return Estimate(ttft, None, None)
-        # The corpus derives throughput from the means by Little's law; a run's own falls off while its last answers end.
+        # The corpus derives throughput from the means by Little's law; a run's own falls while its last answers end.
         tpot = float(seen.tpot_ms.mean())
         rate = point.concurrency / (ttft + tpot * (tokens - 1.0))
         return Estimate(ttft, tpot, 1e3 * rate * tokens / point.n_gpus)
@@ -112,7 +116,7 @@ def configuration(point: Point) -> Configuration:
         "engine": point.engine,
         "workload": _workload(point),
         "speculative": point.speculative,
-        "routing_skew": float(__import__("os").environ.get("SKEW","0.7")),
+        "routing_skew": ROUTING_SKEW,
         "mode": point.mode,
     }
     layouts = [_layout(point, workers) for workers in point.workers]
@@ -123,9 +127,7 @@ def configuration(point: Point) -> Configuration:
 def _as_it_ran(setup: Setup, point: Point) -> Setup:
     """The same with slots for every client where memory, by our reckoning, does not hold one: it ran, so it fitted."""
     clients = point.concurrency or 1
-    parts = tuple(
-        part if part.slots else replace(part, slots=math.ceil(clients / part.count)) for part in setup.parts
-    )
+    parts = tuple(part if part.slots else replace(part, slots=math.ceil(clients / part.count)) for part in setup.parts)
     return replace(setup, parts=parts)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from planner.costs.fabric import COLLECTIVE_SETUP_US, MESSAGE_ISSUE_US
 from planner.costs.layout import AfdLayout
-from planner.costs.linear import FloatArray, PiecewiseLinear, constant, total
+from planner.costs.linear import FloatArray, PiecewiseLinear, total
 from planner.costs.memory import Reservation, reserve
 from planner.costs.pattern import LayerPattern
 from planner.costs.pipeline import identical_layers_ms

@@ -59,8 +59,8 @@ LAG_STEPS = {Engine.VLLM: 4.0, Engine.SGLANG: 1.0, Engine.TRTLLM: 0.5}
 DELAY_MS = {Engine.VLLM: 0.0, Engine.SGLANG: 110.0, Engine.TRTLLM: 20.0}
 
 HAND_OVER_MS = 90.0
-"""P/D: routers and orchestration between prefill and decode, with the set-up of the transfer, as clients see it; one value
-for all engines."""
+"""P/D: routers and orchestration between prefill and decode, with the set-up of the transfer, as clients see it; one
+value for all engines."""
 
 STEP_MS = 0.3
 """Not fitted: what is left of a step's preparation where the next step is prepared while one runs, as all three do."""
@@ -148,9 +148,12 @@ _MEANINGS = (
     ("delay_ms", DELAY_MS, "time of a request on its way in and of its first token on its way out, at any load"),
 )
 
-FITTED: tuple[FittedParameter, ...] = tuple(
-    FittedParameter(name, engine.value, values[engine], meaning)
-    for name, values, meaning in _MEANINGS
-    for engine in (Engine.VLLM, Engine.SGLANG, Engine.TRTLLM)
-) + (FittedParameter("HAND_OVER_MS", "P/D", HAND_OVER_MS, "routers and orchestration between prefill and decode"),)
+FITTED: tuple[FittedParameter, ...] = (
+    *(
+        FittedParameter(name, engine.value, values[engine], meaning)
+        for name, values, meaning in _MEANINGS
+        for engine in (Engine.VLLM, Engine.SGLANG, Engine.TRTLLM)
+    ),
+    FittedParameter("hand_over_ms", "P/D", HAND_OVER_MS, "routers and orchestration between prefill and decode"),
+)
 """All fitted values: three for each engine, one for P/D, none for a GPU, none for a model."""

@@ -161,9 +161,7 @@ class AttentionSide:
         gemms: list[Gemm] = []
         if group.attention is not None:
             attention = attention_precision(self.precision, experts=experts)
-            gemms += projections(
-                group.attention, hidden, self.tp, attention, block=block_scaled(self.model, attention)
-            )
+            gemms += projections(group.attention, hidden, self.tp, attention, block=block_scaled(self.model, attention))
         precision = dense_precision(self.precision, experts=experts)
         block = block_scaled(self.model, precision)
         match group.ffn:

@@ -32,6 +32,7 @@ class Site:
         pool: the pool with every value resolved.
         kernels: operator times on the pool's GPU.
         fabric: links of the pool.
+        engine: traits of the service's engine.
     """
 
     service: Service
@@ -40,6 +41,7 @@ class Site:
     pool: ResolvedPool
     kernels: Kernels
     fabric: Fabric
+    engine: EngineTraits
     _attention: dict[int, AttentionSide] = field(default_factory=dict, repr=False)
     _experts: dict[tuple[int, int, int], ExpertSide] = field(default_factory=dict, repr=False)
 
@@ -73,6 +75,7 @@ class Site:
             pool,
             Kernels([*libraries, measured, analytic]),
             Fabric.of(pool, slowdown=network_slowdown, collectives=collectives),
+            ENGINES[service.engine],
         )
 
     def traced(self) -> Site:
@@ -83,11 +86,6 @@ class Site:
     def lengths(self) -> Lengths:
         """Token counts of the requests."""
         return Lengths.of(self.workload)
-
-    @property
-    def engine(self) -> EngineTraits:
-        """Traits of the service's engine."""
-        return ENGINES[self.service.engine]
 
     @property
     def queries(self) -> int:

@@ -40,11 +40,11 @@ def preference(engine: Engine, gpu: GpuSpec, operator: Operator) -> tuple[Engine
 
     The engine's own come first, but for two defects of the source:
 
-    - vLLM's MLA modules take 40 to 50 us longer than TensorRT-LLM's on most GPUs whatever their size (H200: 99 and 57 us
-      for 4 sequences, B300: 95 and 46; B200: 52 and 52): launches on the host were timed. TensorRT-LLM's stand in.
+    - vLLM's MLA modules take 40 to 50 us longer than TensorRT-LLM's on most GPUs whatever their size (H200: 99 and 57
+      us for 4 sequences, B300: 95 and 46; B200: 52 and 52): launches on the host were timed. TensorRT-LLM's stand in.
     - TensorRT-LLM's experts on Blackwell were measured with the CUTLASS backend only, which takes 2.5 times as long as
-      the backend that it runs there (`moe_config.backend: TRTLLM`), and vLLM's MXFP4 experts with BF16 activations where
-      MXFP8 ones are served. The kernels that both run (FlashInfer's trtllm-gen) were measured behind SGLang.
+      the backend that it runs there (`moe_config.backend: TRTLLM`), and vLLM's MXFP4 experts with BF16 activations
+      where MXFP8 ones are served. The kernels that both run (FlashInfer's trtllm-gen) were measured behind SGLang.
     """
     others = [other for other in (Engine.TRTLLM, Engine.SGLANG, Engine.VLLM) if other is not engine]
     match operator:
