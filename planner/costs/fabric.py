@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from planner.costs.exchange_laws import HOPS, LAWS, Phase
-from planner.costs.linear import PiecewiseLinear, constant, roofline
+from planner.costs.linear import PiecewiseLinear, constant, roofline, tamed
 from planner.costs.routing import Collective, Copies
 from planner.kernels.answer import Answer
 from planner.kernels.collectives import ALL_GATHER, ALL_REDUCE, EXCHANGE, REDUCE_SCATTER, Law
@@ -184,7 +184,7 @@ class Fabric:
         if (name, key) not in self._known:
             answer = self.collectives.time_ms(name, key, law, reference) if self.collectives else None
             self.asked[name, key] = answer
-            self._known[name, key] = law if answer is None else answer.time
+            self._known[name, key] = law if answer is None else tamed(answer.time)
         return self._known[name, key]
 
     def _reduce_law(self, ranks: int) -> PiecewiseLinear:

@@ -48,6 +48,28 @@ class PiecewiseLinear:
         return PiecewiseLinear(x, self(x + offset), self.slope, self.error)
 
 
+def tamed(time: PiecewiseLinear) -> PiecewiseLinear:
+    """The nearest function (in the largest relative error) that neither falls nor rises more than in proportion.
+
+    Measured kernels switch implementations, and a switch may cost more than the work that caused it. Searches for batches
+    rely on more work taking longer and never losing rate: 0 <= log t(v) - log t(u) <= log v - log u for u < v. Functions
+    with that property between given points are those between two extremes (McShane's extension for the distance
+    max(0, log u - log v)), and midway between both is the nearest.
+    """
+    if time.x.size == 1:
+        return time
+    first = 1 if time.x[0] == 0.0 else 0
+    where, logs = np.log(time.x[first:]), np.log(time.y[first:])
+    ahead = np.maximum(where[None, :] - where[:, None], 0.0)  # from row u on to column v
+    low = np.max(logs[None, :] - ahead, axis=1)
+    high = np.min(logs[None, :] + ahead.T, axis=1)
+    y = np.exp(0.5 * (low + high))
+    if first:
+        y = np.concatenate(([min(time.y[0], y[0])], y))
+    slope = min(max(time.slope, 0.0), float(y[-1] / time.x[-1]))
+    return PiecewiseLinear(time.x, y, slope, time.error)
+
+
 def constant(value: float) -> PiecewiseLinear:
     """The function that is `value` everywhere."""
     return affine(value, 0.0)

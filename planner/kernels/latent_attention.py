@@ -150,7 +150,8 @@ class EfficiencyGrid:
                 # Larger problems were measured at fewer values of the variable; further on the row above has the steps.
                 last = int(np.searchsorted(x, knots[-1]))
                 ratio[row, last:] = ratio[row, last] * ratio[row - 1, last:] / ratio[row - 1, last]
-        return EfficiencyGrid(points, x, ratio * work, work)
+        # A longer context or chunk never takes less: parts taken off a module may have outgrown it.
+        return EfficiencyGrid(points, x, np.maximum.accumulate(ratio * work, axis=0), work)
 
     def at(self, x: FloatArray, point: float) -> FloatArray:
         """Measured and analytic ms at values of the variable, shape (2, k), linear between points."""

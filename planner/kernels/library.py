@@ -8,13 +8,13 @@ the next library.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Protocol
 
 from planner.costs.analytic import AnalyticKernels
-from planner.costs.linear import PiecewiseLinear
+from planner.costs.linear import PiecewiseLinear, tamed
 from planner.costs.operators import DecodeAttention, Elementwise, Gemm, GroupedGemm, Operator, PrefillAttention
 from planner.kernels.answer import Answer
 from planner.kernels.collectives import CollectiveTables
@@ -169,6 +169,7 @@ class MeasuredKernels:
         for engine in preference(self._engine, self._gpu, operator):
             answer = self._tables(engine).answer(operator)
             if answer is not None:
+                answer = replace(answer, time=tamed(answer.time))
                 return Used(answer, engine is not self._engine or self._gpu.id in SAME_DIE)
         return None
 
