@@ -20,7 +20,7 @@ from specs.quantities import (
     Real,
 )
 from specs.scenario import Pool
-from specs.service import Engine, Mode, Speculative, Statistic
+from specs.service import Engine, KernelSource, Mode, Speculative, Statistic
 from specs.workload import ArrivalProcess, Workload
 
 CONFIGURATION_SCHEMA: Final = "cleave.configuration/1"
@@ -170,6 +170,8 @@ class Configuration(Spec):
         json_schema_extra=_without_default,
     )
     engine: Engine = Engine.SGLANG
+    kernels: KernelSource = KernelSource.MEASURED
+    """Where operator times come from, after the user's own calibration."""
     workload: Annotated[
         Annotated[Workload, Tag("workload")] | Annotated[str, Tag("workload name")], _kind("workload", "workload name")
     ]

@@ -29,6 +29,15 @@ class Engine(StrEnum):
     TRTLLM = "trtllm"
 
 
+class KernelSource(StrEnum):
+    """Where operator times come from, after the user's own calibration."""
+
+    MEASURED = "measured"
+    """Measured tables where there are any, analytic rooflines elsewhere."""
+    ANALYTIC = "analytic"
+    """Rooflines at stated efficiencies alone: what optimised kernels would reach, whatever engines run today."""
+
+
 class Statistic(StrEnum):
     """The statistic that an SLO speaks of."""
 
@@ -111,6 +120,8 @@ class Service(Spec):
         json_schema_extra=_without_default,
     )
     engine: Engine = Engine.SGLANG
+    kernels: KernelSource = KernelSource.MEASURED
+    """Where operator times come from, after the user's own calibration."""
     workload: Annotated[
         Annotated[Workload, Tag("workload")] | Annotated[str, Tag("workload name")], Discriminator(_workload_kind)
     ]

@@ -53,6 +53,8 @@ class AfdUnit:
         moe_tp: ranks that share each expert.
         expert_slots: expert slots over all EP ranks.
         scale_up: whether each unit lies in one scale-up domain.
+        fused: whether one kernel on the FFN GPUs receives, computes and returns tile by tile (FastAFD on DeepGEMM's
+            MegaMoE); inside a scale-up domain only.
     """
 
     attention_site: Site
@@ -62,6 +64,11 @@ class AfdUnit:
     moe_tp: int
     expert_slots: int
     scale_up: bool
+    fused: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fused and not self.scale_up:
+            raise ValueError("a kernel that receives, computes and returns needs one scale-up domain")
 
     @staticmethod
     def of(attention_site: Site, ffn_site: Site, layout: AfdLayout) -> AfdUnit:
@@ -147,6 +154,18 @@ class AfdUnit:
             bytes_per_copy: bytes of one copy.
             all_tokens: tokens of all replicas together; replicas x tokens where None.
         """
+        fixed_us = COLLECTIVE_SETUP_US + self._hop_us
+        return np.asarray(fixed_us * 1e-3 + self._transfer_ms(tokens, replicas, bytes_per_copy, all_tokens))
+
+    @property
+    def _hop_us(self) -> float:
+        near, far = self.attention_site.fabric, self.ffn_site.fabric
+        return near.scale_up_latency_us if self.scale_up else max(near.scale_out_latency_us, far.scale_out_latency_us)
+
+    def _transfer_ms(
+        self, tokens: FloatArray, replicas: FloatArray, bytes_per_copy: float, all_tokens: FloatArray | None
+    ) -> FloatArray:
+        """`crossing_ms` without launch and hop: issue of the messages, and bytes over the busiest link."""
         near, far = self.attention_site.fabric, self.ffn_site.fabric
         crossing = self.crossing
         on_attention = tokens / self.tp
@@ -155,14 +174,12 @@ class AfdUnit:
         if self.scale_up:
             rate = near.scale_up_bytes_per_ms
             moved = crossing.scale_up * np.maximum(on_attention, on_ffn) * bytes_per_copy / rate
-            hop = near.scale_up_latency_us
         else:
             rate = min(near.scale_out_bytes_per_ms, far.scale_out_bytes_per_ms)
             moved = crossing.scale_out * np.maximum(on_attention, on_ffn) * bytes_per_copy / rate
             forwarded = crossing.scale_up * on_ffn * bytes_per_copy / far.scale_up_bytes_per_ms
             moved = np.maximum(moved, forwarded)
-            hop = max(near.scale_out_latency_us, far.scale_out_latency_us)
-        return np.asarray((COLLECTIVE_SETUP_US + hop + issue) * 1e-3 + moved)
+        return np.asarray(issue * 1e-3 + moved)
 
     @cached_property
     def _token_times(self) -> list[PiecewiseLinear]:
@@ -216,9 +233,17 @@ class AfdUnit:
             stages[..., 0] = compute
             if isinstance(group.ffn, MoeFfn):
                 width = group.ffn.expert_hidden or model.hidden
-                stages[..., 1] = self.crossing_ms(tokens, replicas, dispatch_bytes(width, precision), together)
-                stages[..., 2] = self._expert_times[index](together)
-                stages[..., 3] = self.crossing_ms(tokens, replicas, width * ACTIVATION_BYTES, together)
+                out, back = dispatch_bytes(width, precision), width * ACTIVATION_BYTES
+                experts = self._expert_times[index](together)
+                if self.fused:
+                    # Receiving, products and returning share the kernel; only a hop either way stands outside.
+                    for size in (out, back):
+                        experts = np.maximum(experts, self._transfer_ms(tokens, replicas, size, together))
+                    stages[..., 2] = experts + 2.0 * self._hop_us * 1e-3
+                else:
+                    stages[..., 1] = self.crossing_ms(tokens, replicas, out, together)
+                    stages[..., 2] = experts
+                    stages[..., 3] = self.crossing_ms(tokens, replicas, back, together)
             result.append(stages)
         return result
 

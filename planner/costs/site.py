@@ -17,7 +17,7 @@ from planner.kernels.user_table import UserKernels
 from specs.catalog import model as catalogue_model
 from specs.model import ModelSpec, MoeFfn
 from specs.scenario import ResolvedPool
-from specs.service import Service
+from specs.service import KernelSource, Service
 from specs.workload import Workload, resolve_workload
 
 
@@ -63,9 +63,12 @@ class Site:
             network_slowdown: factor on every communication time.
             libraries: the user's tables, which are asked before the measured and the analytic ones.
         """
-        measured = MeasuredKernels(pool.gpu, service.engine, slowdown=kernel_slowdown)
         analytic = AnalyticKernels(pool.gpu, slowdown=kernel_slowdown)
-        collectives: Collectives | None = measured.collectives
+        shipped: tuple[MeasuredKernels, ...] = ()
+        collectives: Collectives | None = None
+        if service.kernels is KernelSource.MEASURED:
+            shipped = (MeasuredKernels(pool.gpu, service.engine, slowdown=kernel_slowdown),)
+            collectives = shipped[0].collectives
         for library in reversed(libraries):
             collectives = library.collectives(collectives)
         return Site(
@@ -73,7 +76,7 @@ class Site:
             resolve_workload(service.workload),
             catalogue_model(service.model),
             pool,
-            Kernels([*libraries, measured, analytic]),
+            Kernels([*libraries, *shipped, analytic]),
             Fabric.of(pool, slowdown=network_slowdown, collectives=collectives),
             ENGINES[service.engine],
         )

@@ -1,4 +1,7 @@
-"""The FFN side's dead zone (arXiv 2602.09721): past TopK nodes, scale-out links starve the experts of tokens."""
+"""The FFN side's dead zone (arXiv 2602.09721): past TopK nodes, scale-out links starve the experts of tokens.
+
+The closed form counts the experts' FLOPs at one rate, so that these are sites with analytic kernels.
+"""
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ GBYTE_PER_S = {50: 400, 900: 7200}
 
 
 def make_unit(nodes: int, gbit_per_s: float) -> AfdUnit:
-    site = make_site("h800", V3, pool={"scale_out_gbit_per_s": gbit_per_s})
+    site = make_site("h800", V3, pool={"scale_out_gbit_per_s": gbit_per_s}, analytic=True)
     return AfdUnit(site, site, 1, nodes * 8, 1, 256, False)
 
 
