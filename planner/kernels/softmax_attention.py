@@ -68,7 +68,7 @@ class _Surface:
     Args:
         lines: contexts or prompt lengths, ascending, shape (l,).
         batches: ascending, shape (b,).
-        time_ms: shape (l, b), non-decreasing along batches.
+        time_ms: shape (l, b), non-decreasing along lines and batches.
         slope: ms per sequence beyond the last batch, shape (l,).
         last: longest measured line.
         outside: factor by which heads, head dimension or format lie outside the measured.
@@ -251,7 +251,7 @@ class SoftmaxAttentionTables:
             efficiency += weight * _times(table, rows, lines, batches, roof, logarithmic=kind == PREFILL) / roof
         shape = _shape(attention.heads, attention.kv_heads, attention.head_dim, window)
         roof = self._roofline(kind, shape, tp, kv_dtype, lines, batches, queries)
-        time_ms = np.maximum.accumulate(efficiency * roof, axis=1)
+        time_ms = _rising(efficiency * roof)
         rise = (roof[:, -1] - roof[:, -2]) / (batches[-1] - batches[-2]) / roof[:, -1]
         last = min(float(table.keys[rows, 2].max()) for rows in curves)
         outside = max(near.outside, *_factors(group, attention, kv_dtype))
@@ -315,6 +315,19 @@ def _times(
     y = np.log(time) if logarithmic else time
     dense = np.array([np.interp(x, x[own], column) for column in y.T]).T
     return np.asarray(np.exp(dense) if logarithmic else dense)
+
+
+def _rising(time_ms: FloatArray) -> FloatArray:
+    """Times nearest in the largest relative error that neither longer lines nor more sequences make shorter.
+
+    Curves of neighbouring contexts were measured one by one, and their noise would let a longer context take less.
+    Midway, in the logarithm, between the slowest of all smaller problems and the fastest of all larger ones, as in
+    `planner.kernels.rising.monotone`.
+    """
+    logs = np.log(time_ms)
+    slowest = np.maximum.accumulate(np.maximum.accumulate(logs, axis=0), axis=1)
+    fastest = np.minimum.accumulate(np.minimum.accumulate(logs[::-1, ::-1], axis=0), axis=1)[::-1, ::-1]
+    return np.asarray(np.exp(0.5 * (slowest + fastest)))
 
 
 def _shape(heads: int, kv_heads: int, head_dim: int, window: int) -> SoftmaxAttention:

@@ -18,7 +18,7 @@ MODELS = ("Qwen/Qwen3-32B", "meta-llama/Llama-3.1-70B")
 
 @pytest.fixture
 def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
-    monkeypatch.setattr(anchors, "table", lambda: "| anchors |")
+    monkeypatch.setattr(anchors, "rows", lambda: [anchors.Row("a figure", 2000.0, 2500.0, "at once")])
     rows = [
         {**AGGREGATED, "gpu": gpu, "model": model, "tp": tp, "n_gpus": tp}
         for gpu in GPUS
@@ -38,7 +38,7 @@ def test_targets_are_judged_on_the_scored_half(corpus: Corpus) -> None:
     assert "| TTFT, median error | 46.6% | <= 20.0% | 30.0% | missed |" in text
     assert "| rows predicted at all | 91.0% | >= 98.0% | 96.0% | missed |" in text  # 24 of 25
     assert "| unknown model 'no/one' | 1 |" in text
-    assert "| anchors |" in text
+    assert "| a figure | 2000 | 2500 | 1.25 | at once |" in text
 
 
 def test_each_fold_is_fitted_without_what_it_leaves_out(corpus: Corpus) -> None:

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from planner.costs.attention import decode_work
 from planner.costs.layout import Layout
 from planner.costs.worker import Worker
 from specs.catalog import gpu_ids, model_ids
 from specs.model import MoeFfn
 from specs.service import Engine
-from tests.costs.sites import make_site
+from tests.costs.sites import both_kernels, make_site
 
 V3, V32, LLAMA = "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3.2", "meta-llama/Llama-3.1-70B"
 BATCHES = np.array([1.0, 2, 3, 5, 8, 13, 32, 64, 100, 128, 256, 300, 512, 1000, 1024, 4096])
@@ -29,6 +30,7 @@ def workers(draw: st.DrawFn) -> Worker:
     speculative = {"draft_tokens": 2, "accept_length": 2.1} if draw(st.booleans()) else None
     precision = draw(st.sampled_from(["bf16", "fp8", "fp4"]))
     skew = draw(st.sampled_from([0.0, 1.0]))
+    engine, analytic = draw(st.sampled_from(list(Engine))), draw(st.booleans())
     site = make_site(
         gpu,
         model,
@@ -37,6 +39,8 @@ def workers(draw: st.DrawFn) -> Worker:
         precision=precision,
         speculative=speculative,
         routing_skew=skew,
+        engine=engine.value,
+        analytic=analytic,
     )
     tp, pp = draw(st.sampled_from([1, 2, 4, 8])), draw(st.sampled_from([1, 2]))
     assume(tp <= site.fabric.domain)
@@ -84,8 +88,9 @@ def test_every_kernel_is_subhomogeneous(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("overlap", [False, True])
-def test_batches_that_share_a_fullest_part_never_lose_rate(overlap: bool) -> None:
-    worker = wide(overlap=overlap)
+@both_kernels
+def test_batches_that_share_a_fullest_part_never_lose_rate(overlap: bool, analytic: bool) -> None:
+    worker = wide(overlap=overlap, analytic=analytic)
     parts = worker.layout.parts
     batch = np.arange(5 * parts + 1, 6 * parts + 1, dtype=float)
     time = worker.decode_step_ms(batch)
@@ -96,7 +101,6 @@ def test_batches_that_share_a_fullest_part_never_lose_rate(overlap: bool) -> Non
 HARDER = {
     "less memory bandwidth and FLOP/s": {"kernel_slowdown": 1.3},
     "a slower network": {"network_slowdown": 1.3},
-    "a cache of more bytes": {"kv_cache_dtype": "bf16"},
     "a longer prompt": {"tokens": (3000, 500, 1000)},
     "a longer output": {"tokens": (2000, 5000, 1000)},
     "a longer prefix": {"tokens": (2000, 500, 9000)},
@@ -106,46 +110,85 @@ HARDER = {
 }
 
 
+def assert_never_faster(hard: Worker, easy: Worker) -> None:
+    rounding = 1 - 1e-9
+    assert (hard.decode_step_ms(BATCHES) >= easy.decode_step_ms(BATCHES) * rounding).all()
+    assert (hard.mixed_step_ms(BATCHES, None, 2) >= easy.mixed_step_ms(BATCHES, None, 2) * rounding).all()
+    assert (hard.prefill_ms(BATCHES, 2) >= easy.prefill_ms(BATCHES, 2) * rounding).all()
+
+
 @pytest.mark.parametrize("what", HARDER)
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("model", [V3, V32])
-def test_harder_is_never_faster(what: str, overlap: bool, model: str) -> None:
+@both_kernels
+def test_harder_is_never_faster(what: str, overlap: bool, model: str, analytic: bool) -> None:
     easy = {"kv_cache_dtype": "fp8", "tokens": (2000, 500, 1000), "overlap": overlap, "model": model}
-    one, two = wide(**easy), wide(**{**easy, **HARDER[what]})
-    rounding = 1 - 1e-9
-    assert (two.decode_step_ms(BATCHES) >= one.decode_step_ms(BATCHES) * rounding).all()
-    assert (two.mixed_step_ms(BATCHES, None, 2) >= one.mixed_step_ms(BATCHES, None, 2) * rounding).all()
-    assert (two.prefill_ms(BATCHES, 2) >= one.prefill_ms(BATCHES, 2) * rounding).all()
+    easy["analytic"] = analytic
+    assert_never_faster(wide(**{**easy, **HARDER[what]}), wide(**easy))
 
 
-def test_skewed_routing_costs_at_large_batches() -> None:
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("model", [V3, V32])
+def test_a_cache_of_more_bytes_is_never_faster(overlap: bool, model: str) -> None:
+    """By bytes alone; another format has other kernels, and measured MLA on Hopper decodes BF16 faster than FP8."""
+    easy = {"tokens": (2000, 500, 1000), "overlap": overlap, "model": model, "analytic": True}
+    assert_never_faster(wide(kv_cache_dtype="bf16", **easy), wide(kv_cache_dtype="fp8", **easy))
+
+
+@both_kernels
+def test_skewed_routing_costs_at_large_batches(analytic: bool) -> None:
     """At small ones it may activate fewer experts; where experts are compute-bound the hottest rank sets the pace."""
-    even, skewed = wide(), wide(routing_skew=0.8)
+    even, skewed = wide(analytic=analytic), wide(routing_skew=0.8, analytic=analytic)
     batch = np.array([8192.0, 32_768.0])
     assert (skewed.decode_step_ms(batch) > 1.1 * even.decode_step_ms(batch)).all()
 
 
 @pytest.mark.parametrize("model", [V3, V32, LLAMA, "openai/gpt-oss-120b", "stepfun-ai/step3"])
-def test_the_prefix_is_charged_at_every_batch_size(model: str) -> None:
+@both_kernels
+def test_the_prefix_is_charged_at_every_batch_size(model: str, analytic: bool) -> None:
     batch = np.arange(1.0, 17.0)
     moe = make_site(model=model).moe
     layout = Layout(4, 1, 1, 4, 1, moe.experts if moe else 0)
-    with_prefix, without = (Worker(make_site(model=model, tokens=(256, 100, n)), layout) for n in (60_000, 0))
+    with_prefix, without = (
+        Worker(make_site(model=model, tokens=(256, 100, n), analytic=analytic), layout) for n in (60_000, 0)
+    )
     gap = with_prefix.decode_step_ms(batch) - without.decode_step_ms(batch)
     # One sequence's share at least: what the cores of 60,000 more tokens take, which grows with the batch.
     one = gap[0]
     assert one > 0
-    np.testing.assert_allclose(gap, batch * one, rtol=1e-9)
+    if analytic:
+        np.testing.assert_allclose(gap, batch * one, rtol=1e-9)
+    # No kernel reads the prefix (with sparse attention its index keys and the selection) faster than memory allows.
+    assert (gap >= batch * prefix_read_ms(with_prefix, without)).all()
+    assert (np.diff(gap) > 0).all()
     for chunks in (1, 4):
         prefill = with_prefix.prefill_ms(batch, chunks) - without.prefill_ms(batch, chunks)
         np.testing.assert_allclose(prefill, batch * prefill[0], rtol=1e-9)
         assert prefill[0] > one
 
 
+def prefix_read_ms(with_prefix: Worker, without: Worker) -> float:
+    """Time at the data-sheet bandwidth for the bytes that one sequence's decode step reads more."""
+    moved = []
+    for worker in (with_prefix, without):
+        site, lengths = worker.site, worker.site.lengths
+        context = lengths.first_context, lengths.last_context
+        moved.append(
+            sum(
+                group.count * work.bytes_moved
+                for group in site.model.layers
+                if group.attention is not None
+                for work in decode_work(group.attention, worker.layout.tp, site.service.kv_cache_dtype, *context)
+            )
+        )
+    return (moved[0] - moved[1]) / (with_prefix.site.pool.gpu.memory_gbyte_per_s * 1e6)
+
+
 @pytest.mark.parametrize("ep", [8, 16, 32, 64, 128, 256])
-def test_baselines_overlap_at_every_width(ep: int) -> None:
+@both_kernels
+def test_baselines_overlap_at_every_width(ep: int, analytic: bool) -> None:
     """Two-batch overlap lies between the serial step of one half and that of both, and pays at large batches."""
-    serial, overlapped = wide(ep=ep), wide(ep=ep, overlap=True)
+    serial, overlapped = (wide(ep=ep, overlap=overlap, analytic=analytic) for overlap in (False, True))
     batch = BATCHES[BATCHES >= 1] * ep
     half = serial.decode_step_ms(np.maximum(batch / 2, ep))
     both = overlapped.decode_step_ms(batch)
@@ -156,8 +199,9 @@ def test_baselines_overlap_at_every_width(ep: int) -> None:
         assert both[0] > serial.decode_step_ms(batch)[0]
 
 
-def test_overlap_hides_no_more_than_the_shorter_of_both() -> None:
-    worker = wide(overlap=True)
+@both_kernels
+def test_overlap_hides_no_more_than_the_shorter_of_both(analytic: bool) -> None:
+    worker = wide(overlap=True, analytic=analytic)
     dispatch, combine = worker.exchange(1, low_latency=True)
     tokens = 128.0
     compute = worker.attention.token_time(1)(tokens) + worker.experts.expert_time(1)(tokens * 32)
@@ -180,11 +224,12 @@ def test_pipeline_stages_cost_no_time_and_save_weights() -> None:
     assert across.hop_ms(np.array(1e5)) >= 1e5 * 8192 * 2 / 8 / slow.fabric.scale_out_bytes_per_ms
 
 
-def test_a_prompt_in_more_chunks_takes_no_less() -> None:
+@both_kernels
+def test_a_prompt_in_more_chunks_takes_no_less(analytic: bool) -> None:
     for model in (V3, V32, LLAMA):
         moe = make_site(model=model).moe
         layout = Layout(8, 1, 1, 8, 1, moe.experts if moe else 0)
-        worker = Worker(make_site(model=model, tokens=(16_384, 100, 30_000)), layout)
+        worker = Worker(make_site(model=model, tokens=(16_384, 100, 30_000), analytic=analytic), layout)
         times = [float(worker.prefill_ms(1.0, chunks)) for chunks in (1, 2, 4, 8, 16)]
         assert times == sorted(times)
 
