@@ -292,7 +292,7 @@ def _times(
     *,
     logarithmic: bool,
 ) -> FloatArray:
-    """Times of one pair of heads at lines (rows) and batches (columns); beyond what was measured the roofline's shape.
+    """Times of one pair of heads at lines (rows) and batches (columns), also beyond what was measured.
 
     Args:
         table: the table.
@@ -304,10 +304,14 @@ def _times(
     """
     own = np.searchsorted(lines, table.keys[curves, 2])
     rows = []
+    shorter = np.ones(batches.size)  # efficiency of the next shorter line
     for line, curve in zip(own, curves, strict=True):
         end = int(np.searchsorted(batches, table.knots(curve)[0][-1]))
         beyond = np.maximum(roof[line] / roof[line, end], 1.0)
+        # Longer lines were measured with fewer sequences; further on efficiency changes as on the next shorter one.
+        beyond[end:] *= shorter[end:] / shorter[end]
         rows.append(np.interp(batches, *table.rising(curve)) * beyond)
+        shorter = rows[-1] / roof[line]
     rows.append(rows[-1] * roof[-1] / roof[own[-1]])
     own = np.append(own, lines.size - 1)
     time = np.array(rows)

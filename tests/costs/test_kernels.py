@@ -31,7 +31,7 @@ ATTENTION_LAYERS = [
     ("a100", "int8", QWEN, 8192, 791),
     ("a100", "int8", QWEN, 32_768, 3010),
 ]
-"""Step-3 report, table 9: us of projections and core of one layer, 64 sequences per GPU, BF16 attention (A800: A100)."""
+"""Step-3 report, table 9: us of projections and core of a layer, 64 sequences per GPU, BF16 attention (A800: A100)."""
 
 
 def attention_layer_us(site: Site, context: int) -> float:

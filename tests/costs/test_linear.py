@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.costs.linear import FloatArray, PiecewiseLinear, affine, constant, fit, roofline, total
+from planner.costs.linear import FloatArray, PiecewiseLinear, affine, constant, fit, roofline, tamed, total
 
 AT = np.concatenate(([0.0], np.geomspace(1e-3, 1e4, 400)))
 coefficients = st.floats(0.0, 100.0).map(lambda value: round(value, 3))
@@ -92,3 +92,90 @@ def test_a_fit_of_anything_is_monotone(steps: list[float]) -> None:
 def test_a_function_continues_with_its_last_slope() -> None:
     f = PiecewiseLinear(np.array([0.0, 2.0]), np.array([1.0, 3.0]), 0.5)
     assert f(6.0) == pytest.approx(5.0)
+
+
+@st.composite
+def measured(draw: st.DrawFn) -> PiecewiseLinear:
+    """What a table may answer: any positive times."""
+    gaps = draw(st.lists(st.floats(0.05, 100.0), min_size=1, max_size=7))
+    logs = draw(st.lists(st.floats(-3.0, 3.0), min_size=len(gaps) + 1, max_size=len(gaps) + 1))
+    x = np.concatenate(([0.0], np.cumsum(gaps)))
+    return PiecewiseLinear(x, np.exp(logs), draw(st.floats(0.0, 10.0)))
+
+
+def obeys(time: PiecewiseLinear) -> bool:
+    """Whether more work takes no less and at most in proportion, at knots and between and beyond them."""
+    at = np.unique(np.concatenate((AT[1:], time.x[1:])))
+    value = time(at)
+    return bool(
+        (np.diff(value) >= -1e-12 * value[1:]).all() and (np.diff(value / at) <= 1e-12 * (value / at)[1:]).all()
+    )
+
+
+@given(time=measured())
+def test_a_tamed_function_neither_falls_nor_rises_more_than_in_proportion(time: PiecewiseLinear) -> None:
+    after = tamed(time)
+    assert obeys(after)
+    np.testing.assert_array_equal(after.x, time.x)
+    assert after.slope <= time.slope
+
+
+def nearest_error(time: PiecewiseLinear) -> float:
+    """Smallest possible largest |log ratio| at the knots, by bisection.
+
+    An error is possible where a path through the knots' bands of that half-width exists whose steps neither fall nor
+    exceed the steps of log x; the values that paths reach at a knot are an interval.
+    """
+    steps, logs = np.diff(np.log(time.x[1:])), np.log(time.y[1:])
+
+    def possible(error: float) -> bool:
+        low, high = logs[0] - error, logs[0] + error
+        for step, wanted in zip(steps, logs[1:], strict=True):
+            low, high = max(low, wanted - error), min(high + step, wanted + error)
+            if low > high:
+                return False
+        return True
+
+    below, above = 0.0, float(np.ptp(logs))
+    if possible(0.0):
+        return 0.0
+    for _ in range(60):
+        middle = 0.5 * (below + above)
+        below, above = (below, middle) if possible(middle) else (middle, above)
+    return above
+
+
+@settings(max_examples=60, deadline=None)
+@given(time=measured())
+def test_no_function_of_that_kind_is_nearer(time: PiecewiseLinear) -> None:
+    error = np.max(np.abs(np.log(tamed(time).y[1:] / time.y[1:])))
+    assert error == pytest.approx(nearest_error(time), abs=1e-7)
+
+
+def test_a_tamed_step_and_a_tamed_dip_are_shared_between_both_sides() -> None:
+    # Twice the work for eight times the time: both sides give way by a factor of 2, so that it doubles.
+    step = tamed(PiecewiseLinear(np.array([0.0, 1.0, 2.0]), np.array([1.0, 1.0, 8.0]), 0.0))
+    np.testing.assert_allclose(step.y, [1.0, 2.0, 4.0])
+    # A fall to a ninth: both sides meet at the geometric mean.
+    dip = tamed(PiecewiseLinear(np.array([0.0, 1.0, 2.0]), np.array([9.0, 9.0, 1.0]), 5.0))
+    np.testing.assert_allclose(dip.y, [3.0, 3.0, 3.0])
+    assert dip.slope == pytest.approx(1.5)  # no more than in proportion beyond the last knot either
+
+
+@given(intercept=st.floats(0.01, 100.0), lines=lines)
+def test_a_function_that_obeys_stays_as_it_is(intercept: float, lines: list[tuple[float, float]]) -> None:
+    # A maximum of lines with a >= 0 obeys.
+    time = roofline(intercept, lines)
+    assert obeys(time)
+    after = tamed(time)
+    np.testing.assert_allclose(after.y, time.y, rtol=1e-12)
+    assert after.slope == pytest.approx(time.slope, rel=1e-12)
+    assert after.error == time.error
+
+
+@given(time=measured())
+def test_taming_twice_changes_nothing_more(time: PiecewiseLinear) -> None:
+    once = tamed(time)
+    twice = tamed(once)
+    np.testing.assert_allclose(twice.y, once.y, rtol=1e-12)
+    assert twice.slope == pytest.approx(once.slope, rel=1e-12)
