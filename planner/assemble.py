@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from formulations.table import Role as TableRole
+from planner.accuracy.known import throughput_error
 from planner.costs.layout import Layout
 from planner.costs.site import Site
 from planner.costs.worker import Worker
@@ -105,6 +106,7 @@ def build(space: Space, solved: Solved, *, gap: float) -> Plan:
         gap_solver=min(solved.gap_solver, total),
         gap_discretisation=max(total - solved.gap_solver, 0.0),
         space=_space_words(space, solved),
+        measurement_error=_measurement_error(space, services),
     )
     return Plan(
         schema=PLAN_SCHEMA,
@@ -286,6 +288,17 @@ def _provenance(space: Space, solved: Solved, sites: Sequence[Site]) -> Provenan
         formulation="columns",
         seconds={name: round(value, 3) for name, value in solved.seconds.items()},
         notes=space.calibration.notes(space.pools),
+    )
+
+
+def _measurement_error(space: Space, services: Sequence[ServicePlan]) -> float | None:
+    """Error of predicted throughput on measured deployments of the engines and GPUs that the plan uses."""
+    gpus = {pool.name: pool.gpu.id for pool in space.pools}
+    return throughput_error(
+        (part.service.engine, part.service.kernels, gpus[pool.gpu_pool])
+        for part, planned in zip(space.services, services, strict=True)
+        for deployment in planned.deployments
+        for pool in deployment.pools
     )
 
 

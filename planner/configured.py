@@ -66,7 +66,7 @@ class SiteCache:
             service.kv_cache_dtype,
             service.engine,
             service.kernels,
-            service.routing_skew,
+            service.skew,
             service.speculative,
             pool.model_dump_json(),
         )

@@ -1,6 +1,8 @@
 """A service: one model under one workload and one service-level objective."""
 
+import math
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -8,8 +10,11 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from specs.base import Spec
 from specs.errors import SpecError
 from specs.model import Precision
-from specs.quantities import AS_REAL, AS_WHOLE, Count, Milliseconds, Name, Rate
+from specs.quantities import AS_REAL, AS_WHOLE, Count, Milliseconds, Name, NonNegative, Rate
 from specs.workload import Workload
+
+MAX_SKEW = 10.0
+"""Largest exponent of expert popularity: one expert gets all."""
 
 
 class Mode(StrEnum):
@@ -135,8 +140,10 @@ class Service(Spec):
     """Requests/s: a cap when throughput is maximised, a floor when something is minimised."""
     phase: Phase = Phase.FULL
     speculative: Speculative | None = None
-    routing_skew: Annotated[float, Field(strict=True, ge=0, le=10), AS_REAL] = 0.0
+    routing_skew: Annotated[float, Field(strict=True, ge=0, le=MAX_SKEW), AS_REAL] = 0.0
     """Exponent of the power law of expert popularity; 0 for uniform routing."""
+    expert_loads: tuple[NonNegative, ...] | None = Field(default=None, min_length=2, max_length=10_000)
+    """Tokens that each expert of a typical layer got, in any order and unit; the skew is then taken from them."""
     split: bool = Field(default=False, strict=True)
     """Whether several modes may serve shares of the traffic."""
     launchable: bool = Field(default=False, strict=True)
@@ -151,8 +158,30 @@ class Service(Spec):
             return {**data, "kv_cache_dtype": Precision.FP8 if narrow else Precision.BF16}
         return data
 
+    @cached_property
+    def skew(self) -> float:
+        """Exponent of the power law of expert popularity.
+
+        Of a histogram it is the exponent whose hottest tenth of the experts gets the same share of the tokens.
+        """
+        if self.expert_loads is None:
+            return self.routing_skew
+        loads = sorted(self.expert_loads, reverse=True)
+        hot = max(1, len(loads) // 10)
+        share = sum(loads[:hot]) / sum(loads)
+        low, high = 0.0, MAX_SKEW
+        for _ in range(50):
+            middle = 0.5 * (low + high)
+            weights = [(rank + 1) ** -middle for rank in range(len(loads))]
+            low, high = (middle, high) if sum(weights[:hot]) < share * sum(weights) else (low, middle)
+        return low
+
     @model_validator(mode="after")
     def _check(self) -> "Service":
+        if self.expert_loads is not None and self.routing_skew:
+            raise SpecError("must be left out beside routing_skew", field="expert_loads")
+        if self.expert_loads is not None and not 0 < sum(self.expert_loads) < math.inf:
+            raise SpecError("must have a positive, finite sum", field="expert_loads")
         if len(set(self.modes)) != len(self.modes):
             raise SpecError("must name each mode once", field="modes")
         needed = {Phase.FULL: ("ttft_ms", "tpot_ms"), Phase.PREFILL: ("ttft_ms",), Phase.DECODE: ("tpot_ms",)}

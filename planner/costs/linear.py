@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +14,9 @@ FloatArray = NDArray[np.float64]
 
 FIT_ERROR = 0.01
 """Relative error that a fitted (concave or tabulated) kernel may have."""
+
+FAR = 2.0**60
+"""Beyond any argument: more tokens, sequences or bytes than a step can have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +37,13 @@ class PiecewiseLinear:
 
     def __call__(self, at: ArrayLike) -> FloatArray:
         """Values at `at`, of the same shape."""
-        at = np.asarray(at, dtype=float)
-        inside = np.interp(at, self.x, self.y)
-        return np.asarray(inside + self.slope * np.maximum(at - self.x[-1], 0.0))
+        return np.asarray(np.interp(at, *self._knots))
+
+    @cached_property
+    def _knots(self) -> tuple[FloatArray, FloatArray]:
+        """The knots and one far beyond any argument, so that one interpolation covers the last slope as well."""
+        far = self.y[-1] + self.slope * (FAR - self.x[-1])
+        return np.append(self.x, FAR), np.append(self.y, far)
 
     def scaled(self, factor: float, *, stretch: float = 1.0) -> PiecewiseLinear:
         """The function u -> factor * f(stretch * u)."""
@@ -51,10 +59,10 @@ class PiecewiseLinear:
 def tamed(time: PiecewiseLinear) -> PiecewiseLinear:
     """The nearest function (in the largest relative error) that neither falls nor rises more than in proportion.
 
-    Measured kernels switch implementations, and a switch may cost more than the work that caused it. Searches for batches
-    rely on more work taking longer and never losing rate: 0 <= log t(v) - log t(u) <= log v - log u for u < v. Functions
-    with that property between given points are those between two extremes (McShane's extension for the distance
-    max(0, log u - log v)), and midway between both is the nearest.
+    Measured kernels switch implementations, and a switch may cost more than the work that caused it. Searches for
+    batches rely on more work taking longer and never losing rate: 0 <= log t(v) - log t(u) <= log v - log u for u < v.
+    Functions with that property lie between two extremes (McShane's extensions for the distance max(0, log u - log v)),
+    and midway between both is the nearest.
     """
     if time.x.size == 1:
         return time

@@ -131,7 +131,7 @@ class Site:
                 moe_tp,
                 expert_slots,
                 self.service.precision,
-                self.service.routing_skew,
+                self.service.skew,
                 self.kernels,
                 draft=self.queries > 1,
             )

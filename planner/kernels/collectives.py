@@ -38,7 +38,7 @@ class CollectiveTables:
     """
 
     def __init__(self, tables: Mapping[str, CurveSet]) -> None:
-        self._tables = {name: table for name, table in tables.items() if name.startswith(("collective.", EXCHANGE))}
+        self._tables = {name: tables[name] for name in tables if name.startswith(("collective.", EXCHANGE))}
         self.outside: dict[str, float] = {}
         """Tables that answered, with the largest factor by which a query lay outside their keys (1.0: within)."""
 

@@ -12,7 +12,8 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -188,32 +189,73 @@ def _smallest(values: FloatArray) -> NDArray[Any]:
     return values.astype(np.float32)
 
 
+class Stored(Mapping[str, CurveSet]):
+    """The tables of a file that `save` wrote, by name; each is unpacked when it is first asked for.
+
+    Args:
+        path: the file, which is read once.
+
+    Raises:
+        ValueError: the file is not of this format, or not whole; what is wrong within a table shows when it is unpacked.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._name = path.name
+        self._tables: dict[str, CurveSet] = {}
+        with _whole(self._name):
+            self._file = zipfile.ZipFile(io.BytesIO(path.read_bytes()))
+            head = json.loads(bytes(self._array("head")).decode())
+        if head.get("format") != FORMAT:
+            raise ValueError(f"{self._name} has format {head.get('format')!r}; accepted: {FORMAT}")
+        self._heads = {part["name"]: (index, part) for index, part in enumerate(head["tables"])}
+
+    def __getitem__(self, name: str) -> CurveSet:
+        """The table of a name."""
+        if name not in self._tables:
+            index, head = self._heads[name]
+            with _whole(self._name):
+                self._tables[name] = self._table(index, head)
+        return self._tables[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return iter(self._heads)
+
+    def __len__(self) -> int:
+        """Number of tables."""
+        return len(self._heads)
+
+    def _array(self, name: str) -> NDArray[Any]:
+        with self._file.open(f"{name}.npy") as stored:
+            return np.asarray(np.lib.format.read_array(stored, allow_pickle=False))
+
+    def _table(self, index: int, head: Mapping[str, Any]) -> CurveSet:
+        sizes = self._array(f"{index}.sizes").astype(np.int64)
+        return CurveSet(
+            head["name"],
+            tuple(head["axes"]),
+            head["variable"],
+            self._array(f"{index}.keys").astype(np.float64),
+            np.concatenate(([0], np.cumsum(sizes))),
+            self._array(f"{index}.x").astype(np.float64),
+            np.exp2(self._array(f"{index}.logs").astype(np.float64) * STEP),
+            Origin(**head["origin"]),
+        )
+
+
+@contextmanager
+def _whole(name: str) -> Iterator[None]:
+    """Report what goes wrong while reading a file as the file's fault."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+        raise ValueError(f"{name} is not a whole file of format {FORMAT}: {error}") from error
+
+
 def load(path: Path) -> dict[str, CurveSet]:
-    """Read tables that `save` wrote, by name.
+    """Read all tables that `save` wrote, by name.
 
     Raises:
         ValueError: the file is not of this format, or not whole.
     """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            head = json.loads(bytes(stored["head"]).decode())
-            if head.get("format") != FORMAT:
-                raise ValueError(f"{path.name} has format {head.get('format')!r}; accepted: {FORMAT}")
-            return {part["name"]: _table(stored, index, part) for index, part in enumerate(head["tables"])}
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
-        raise ValueError(f"{path.name} is not a whole file of format {FORMAT}: {error}") from error
-
-
-def _table(stored: Mapping[str, NDArray[Any]], index: int, head: Mapping[str, Any]) -> CurveSet:
-    """One stored table."""
-    sizes = stored[f"{index}.sizes"].astype(np.int64)
-    return CurveSet(
-        head["name"],
-        tuple(head["axes"]),
-        head["variable"],
-        stored[f"{index}.keys"].astype(np.float64),
-        np.concatenate(([0], np.cumsum(sizes))),
-        stored[f"{index}.x"].astype(np.float64),
-        np.exp2(stored[f"{index}.logs"].astype(np.float64) * STEP),
-        Origin(**head["origin"]),
-    )
+    return dict(Stored(path))

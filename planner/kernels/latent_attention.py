@@ -310,10 +310,11 @@ class LatentAttentionTables:
         self._tables: dict[tuple[str, str, str], _Table] = {}
         self._absorbed: tuple[Precision, CurveSet] | None = None
         self._contexts: dict[str, CurveSet] = {}
-        for name, curves in tables.items():
+        for name in tables:
             parts = name.split(".")
             if parts[0] != "latent":
                 continue
+            curves = tables[name]
             if parts[1] == "bmm":
                 self._absorbed = Precision.FP8 if parts[2] == "fp8" else Precision.BF16, curves
             elif parts[1] == "context":

@@ -18,7 +18,7 @@ from planner.costs.linear import PiecewiseLinear, tamed
 from planner.costs.operators import DecodeAttention, Elementwise, Gemm, GroupedGemm, Operator, PrefillAttention
 from planner.kernels.answer import Answer
 from planner.kernels.collectives import CollectiveTables
-from planner.kernels.curves import CurveSet, load
+from planner.kernels.curves import CurveSet, Stored
 from planner.kernels.experts import ExpertTables
 from planner.kernels.gemm import GemmTables
 from planner.kernels.latent_attention import LatentAttentionTables
@@ -63,7 +63,7 @@ def preference(engine: Engine, gpu: GpuSpec, operator: Operator) -> tuple[Engine
 def tables_of(gpu: str, engine: Engine) -> Mapping[str, CurveSet]:
     """The shipped tables of one engine on one GPU; empty where there are none."""
     path: Path = TABLES / SAME_DIE.get(gpu, gpu) / f"{engine.value}.npz"
-    return load(path) if path.exists() else {}
+    return Stored(path) if path.exists() else {}
 
 
 class _Family(Protocol):

@@ -17,7 +17,7 @@ from planner.options.places import join_places
 from planner.options.search import BOUND_POINTS, around, batch_of, best_batches, class_grid, classes, last_full
 from planner.options.server import Server
 from planner.options.targets import Targets
-from planner.options.times import DecodeTimes
+from planner.options.times import DecodeTimes, Latencies
 
 IntArray = NDArray[np.int64]
 
@@ -169,8 +169,10 @@ class _Coarse:
         times = DecodeTimes(server.take(origin), targets)
         parts = times.server.parts
         numbers = class_grid(cap[origin], parts, BOUND_POINTS)
-        grid = np.asarray(batch_of(numbers, cap[origin], parts), dtype=float)
-        full = np.asarray(last_full(cap[origin], parts)[:, None], dtype=float)
+        grid = batch_of(numbers, cap[origin], parts)
+        slots = np.concatenate([grid, last_full(cap[origin], parts)[:, None]], axis=1)
+        latencies = times.at(np.asarray(slots, dtype=float))
+        rate = rates_rps(times.server, latencies, transfer_bytes)
         return _Coarse(
             family,
             times,
@@ -178,10 +180,10 @@ class _Coarse:
             origin,
             transfer_bytes,
             numbers,
-            rates_rps(times, grid, transfer_bytes),
-            rates_rps(times, full, transfer_bytes)[:, 0],
-            times.tpot_ms(grid),
-            times.first_ms(grid),
+            rate[:, :-1],
+            rate[:, -1],
+            latencies.tpot_ms[:, :-1],
+            latencies.first_ms[:, :-1],
         )
 
     @property
@@ -216,11 +218,8 @@ class _Coarse:
         limit = decode_ms[:, None]
 
         def feasible(slots: IntArray) -> NDArray[np.bool_]:
-            wanted = np.asarray(np.maximum(slots, 1), dtype=float)
-            good = times.tpot_ms(wanted) <= targets.tpot_ms
-            if np.isfinite(decode_ms).any():
-                good &= times.first_ms(wanted) <= limit
-            return np.asarray(good)
+            latencies = times.at(np.asarray(np.maximum(slots, 1), dtype=float))
+            return np.asarray((latencies.tpot_ms <= targets.tpot_ms) & (latencies.first_ms <= limit))
 
         cap, parts = self.cap[rows], times.server.parts
         good = (self.tpot_ms[rows] <= targets.tpot_ms) & (self.first_ms[rows] <= limit)
@@ -229,28 +228,27 @@ class _Coarse:
         found = np.nonzero(best)
         server = times.server
         slots = np.asarray(np.maximum(best, 1), dtype=float)
-        mean = times.in_flight(slots)
+        latencies = times.at(slots)
         block = OptionBlock.of(
             self.family,
             origin=self.origin[rows][found[0]],
             replicas=server.copies[found[0]],
             microbatches=server.microbatches[found[0]],
             slots=best[found],
-            in_flight=mean[found],
-            utilisation=(mean / slots)[found],
-            rate_rps=rates_rps(times, slots, self.transfer_bytes)[found],
-            ttft_ms=times.first_ms(slots)[found],
-            tpot_ms=times.tpot_ms(slots)[found],
-            residency_s=1e-3 * times.stay_ms(slots)[found],
+            in_flight=latencies.in_flight[found],
+            utilisation=(latencies.in_flight / slots)[found],
+            rate_rps=rates_rps(server, latencies, self.transfer_bytes)[found],
+            ttft_ms=latencies.first_ms[found],
+            tpot_ms=latencies.tpot_ms[found],
+            residency_s=1e-3 * latencies.stay_ms[found],
         )
         return block, decode_ms[found[0]]
 
 
-def rates_rps(times: DecodeTimes, slots: FloatArray, transfer_bytes: float) -> FloatArray:
+def rates_rps(server: Server, latencies: Latencies, transfer_bytes: float) -> FloatArray:
     """Requests/s of decode servers, bounded by the rate at which their NICs take in KV caches."""
-    server = times.server
-    flight = times.in_flight(slots) * server.copies[:, None]
-    rate = 1e3 * flight / np.maximum(times.stay_ms(slots), 1e-9)
+    flight = latencies.in_flight * server.copies[:, None]
+    rate = 1e3 * flight / np.maximum(latencies.stay_ms, 1e-9)
     if transfer_bytes > 0:
         nics = server.site.fabric.scale_out_bytes_per_ms * server.attention_gpus[:, None]
         rate = np.minimum(rate, 1e3 * nics / transfer_bytes)

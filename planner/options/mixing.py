@@ -94,20 +94,24 @@ class _Agreement:
     def _next(self, busy: FloatArray) -> FloatArray:
         """Phi = K r tau for P."""
         step = np.maximum((self.decode + busy * self.first) / self.spread, self.decode)
-        return np.clip(self.work * step, 0.0, 1.0)
+        return np.asarray(np.minimum(self.work * step, 1.0))
 
     def share(self) -> FloatArray:
         """The share at which both agree: a few secant steps for all, a bracket for those that take longer."""
         old = self._next(self.few)
         share = self._next(self.busy(old))
         old_excess = old - share
-        for _ in range(SECANT_STEPS):
+        for step in range(SECANT_STEPS + 1):
             found = self._next(self.busy(share))
             excess = share - found
+            open_ = np.abs(excess) > SHARE_TOLERANCE
+            if step == SECANT_STEPS or not open_.any():
+                break
             rise = excess - old_excess
-            moved = np.where(rise == 0.0, found, share - excess * (share - old) / np.where(rise == 0.0, 1.0, rise))
-            old, old_excess, share = share, excess, np.clip(moved, 0.0, 1.0)
-        left = np.flatnonzero(np.abs(share - self._next(self.busy(share))) > SHARE_TOLERANCE)
+            flat = rise == 0.0
+            moved = np.where(flat, found, share - excess * (share - old) / np.where(flat, 1.0, rise))
+            old, old_excess, share = share, excess, np.minimum(np.maximum(moved, 0.0), 1.0)
+        left = np.flatnonzero(open_)
         if left.size:
             share = share.copy()
             share.flat[left] = self._taken(left)._bracketed()
@@ -157,6 +161,11 @@ class Mix:
     every: FloatArray
     lanes: FloatArray
     chunks: NDArray[np.int64]
+
+    def columns(self, part: slice) -> Mix:
+        """Some columns."""
+        decode, one, every = (values[:, part] for values in (self.decode, self.one, self.every))
+        return Mix(decode, one, every, self.lanes, self.chunks)
 
     def at(self, rate: FloatArray) -> Mixed:
         """The server at a rate in requests/ms."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.costs.linear import FloatArray
-from planner.costs.queueing import largest_utilisation
+from planner.costs.queueing import largest_utilisation, prefill_wait_ms
 from planner.costs.worker import Worker
 from planner.options.block import OptionBlock
 from planner.options.decode import Level
@@ -155,13 +155,20 @@ class PrefillSide:
             busy[at] = largest_utilisation(limit, batch[at], time[at], targets.queue_cv, targets.statistic)
             rate[at] = np.minimum(1e3 * busy[at] * batch[at] / time[at], most[at])
 
-        # The option of each worker that promises most is solved first; then only those that could still beat it.
+        # The option of each worker that promises most is solved; then, among those that keep the budget at its rate, the
+        # one that promises most; and so on.
         promise = most * room / (room + 0.5 * time)
-        leader = _best_of(group, promise)
-        solve(leader)
         best_rate = np.zeros(len(keys) * len(self._workers))
-        best_rate[group[leader]] = rate[leader]
-        solve(np.setdiff1d(np.flatnonzero(most > best_rate[group]), leader))
+        rivals = np.arange(rows.size)
+        while rivals.size:
+            leader = rivals[_best_of(group[rivals], promise[rivals])]
+            solve(leader)
+            best_rate[group[leader]] = np.maximum(best_rate[group[leader]], rate[leader])
+            rivals = np.setdiff1d(rivals, leader, assume_unique=True)
+            rivals = rivals[most[rivals] > best_rate[group[rivals]]]
+            equal = 1e-3 * best_rate[group[rivals]] * time[rivals] / batch[rivals]
+            wait = prefill_wait_ms(equal, batch[rivals], time[rivals], targets.queue_cv, targets.statistic)
+            rivals = rivals[wait <= room[rivals] * (1.0 + 1e-9)]
         best = _best_of(group, rate)
         best = best[rate[best] > 0.0]
         for number, key in enumerate(keys):
@@ -189,9 +196,13 @@ class PrefillSide:
 
 
 def _best_of(group: IntArray, value: FloatArray) -> IntArray:
-    """Row of the largest value of every group."""
-    order = np.lexsort((value, group))
-    return np.asarray(order[np.flatnonzero(np.diff(group[order], append=-1))])
+    """Row of the largest value of every group, the last one among equals; `group` is ascending."""
+    if not group.size:
+        return np.zeros(0, dtype=np.int64)
+    first = np.concatenate(([True], np.diff(group) > 0))
+    largest = np.maximum.reduceat(value, np.flatnonzero(first))[np.cumsum(first) - 1]
+    rows = np.flatnonzero(value == largest)
+    return np.asarray(rows[np.diff(group[rows], append=-1) != 0])
 
 
 @dataclass(frozen=True, eq=False)

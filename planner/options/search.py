@@ -28,6 +28,9 @@ BOUND_POINTS = 24
 NARROWINGS = (9, 4, 4, 4)
 """Points by which the bracket around the best batch is narrowed, with a pruning by bounds after each time."""
 
+SECTIONS = 8
+"""Sections into which a bracket is cut at a time: a round costs much the same for seven points as for one."""
+
 GRID = 12
 """Points of the coarse grid that finds the feasible stretch before bisection finds its end."""
 
@@ -46,14 +49,15 @@ def largest(
         bracket: (feasible or 0, infeasible or upper + 1) where that is known already.
     """
     low, high = bracket if bracket is not None else _bracket(feasible, upper)
-    while True:
-        rows = np.flatnonzero(high - low > 1)
-        if not rows.size:
-            return low
-        middle = (low + high) // 2
-        good = feasible(np.maximum(middle, 1)[:, None])[:, 0] & (middle >= 1)
-        open_ = high - low > 1
-        low, high = np.where(open_ & good, middle, low), np.where(open_ & ~good, middle, high)
+    shares = np.arange(1, SECTIONS) / SECTIONS
+    while (high - low > 1).any():
+        inside = low[:, None] + np.rint((high - low)[:, None] * shares).astype(np.int64)
+        # Where a bracket is closed already both ends of the clip are `low`, which changes nothing.
+        grid = np.minimum(np.maximum(inside, low[:, None] + 1), high[:, None] - 1)
+        good = feasible(np.maximum(grid, 1)) & (grid >= 1)
+        low = np.where(good, grid, low[:, None]).max(axis=1)
+        high = np.where(grid > low[:, None], grid, high[:, None]).min(axis=1)
+    return low
 
 
 def _bracket(feasible: Callable[[IntArray], BoolArray], upper: IntArray) -> tuple[IntArray, IntArray]:

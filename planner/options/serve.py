@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from planner.options.places import join_places
 from planner.options.search import NARROWINGS, around, batch_of, best_batches, class_grid, classes, last_full
 from planner.options.server import Server
 from planner.options.targets import Targets
-from planner.options.times import DecodeTimes
+from planner.options.times import DecodeTimes, twice
 from specs.service import Statistic
 
 IntArray = NDArray[np.int64]
@@ -70,15 +71,15 @@ class Rates:
         """Chunks per prompt, shape (n, 1)."""
         return self.chunk_counts[:, None]
 
-    @property
+    @cached_property
     def _times(self) -> DecodeTimes:
         return DecodeTimes(self.server, self.targets)
 
-    @property
+    @cached_property
     def _copies(self) -> FloatArray:
         return np.asarray(self.server.copies[:, None], dtype=float)
 
-    @property
+    @cached_property
     def _lanes(self) -> FloatArray:
         return np.asarray(self.server.lanes[:, None], dtype=float)
 
@@ -98,27 +99,17 @@ class Rates:
         mean = self._times.in_flight(slots)
         return self.mix(self._times.seen(slots, mean), slots)
 
-    @property
+    @cached_property
     def decode_steps(self) -> float:
         """Decode steps of one request."""
         return self.server.site.lengths.decode_tokens / self.server.site.tokens_per_step
 
-    def little(self, slots: FloatArray) -> FloatArray:
-        """Rate at which the mean number in flight is what the slots can carry."""
+    def filled(self, slots: FloatArray) -> Filled:
+        """The servers with as many requests in flight as the slots can carry."""
         mean = self._times.in_flight(slots)
-        mix = self.mix(mean, slots)
-        return mix.rate(mean * self._copies, self.decode_steps)
-
-    def little_bounds(self, slots: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Bounds on `little`, an order of magnitude cheaper."""
-        mean = self._times.in_flight(slots)
-        return self.mix(mean, slots).rate_bounds(mean * self._copies, self.decode_steps)
-
-    def surely(self, slots: IntArray, low: FloatArray, high: FloatArray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Where `within` certainly holds and where it may, for a rate between two bounds."""
-        wanted = np.asarray(np.maximum(slots, 1), dtype=float)
-        mix = self.seen_mix(wanted)
-        return self._holds(high, mix, wanted), self._holds(low, mix, wanted)
+        both = self.mix(*twice(mean, self._times.seen(slots, mean), slots))
+        own, seen = both.columns(slice(None, slots.shape[1])), both.columns(slice(slots.shape[1], None))
+        return Filled(self, slots, mean * self._copies, own, seen)
 
     def possible(self) -> NDArray[np.bool_]:
         """Whether one request alone meets TTFT and TPOT, shape (n,): without that no batch does."""
@@ -129,13 +120,12 @@ class Rates:
             good &= mix.decode <= self.targets.tpot_ms * self.server.site.tokens_per_step
         return np.asarray(good[:, 0])
 
-    def within(self, slots: IntArray, rate: FloatArray | None = None) -> NDArray[np.bool_]:
+    def within(self, slots: IntArray) -> NDArray[np.bool_]:
         """Whether TTFT and TPOT hold at the rate that fills the slots; slots below 1 count as 1."""
-        wanted = np.asarray(np.maximum(slots, 1), dtype=float)
-        rate = self.little(wanted) if rate is None else rate
-        return self._holds(rate, self.seen_mix(wanted), wanted)
+        filled = self.filled(np.asarray(np.maximum(slots, 1), dtype=float))
+        return filled.holds(filled.rate())
 
-    def _holds(self, rate: FloatArray, mix: Mix, slots: FloatArray) -> NDArray[np.bool_]:
+    def holds(self, rate: FloatArray, mix: Mix, slots: FloatArray) -> NDArray[np.bool_]:
         """Whether TTFT and TPOT hold at a rate."""
         mixed = mix.at(rate)
         good = (mixed.share < 1.0) & (self.ttft_ms(mixed, mix, slots) <= self.targets.ttft_ms)
@@ -149,7 +139,7 @@ class Rates:
         low, high = np.zeros_like(slots), np.asarray(mix.lanes / (mix.chunks * mix.one) * np.ones_like(slots))
         for _ in range(BISECTIONS):
             middle = 0.5 * (low + high)
-            good = self._holds(middle, mix, slots)
+            good = self.holds(middle, mix, slots)
             low, high = np.where(good, middle, low), np.where(good, high, middle)
         return low
 
@@ -191,6 +181,37 @@ class Rates:
         longer = mix.chunks * (mix.one - mix.decode) * alone
         spread = self.targets.deviations * longer * np.sqrt(prompts) / steps
         return np.asarray(tpot + max(self.targets.arrival_cv, 1.0) * spread / site.tokens_per_step)
+
+
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """Servers that carry what their slots can; arrays of shape (n, g).
+
+    Args:
+        rates: of the servers.
+        slots: of one replica.
+        flight: mean requests in flight on a server.
+        own: step times at the mean.
+        seen: step times at the occupancy that a request sees.
+    """
+
+    rates: Rates
+    slots: FloatArray
+    flight: FloatArray
+    own: Mix
+    seen: Mix
+
+    def rate(self) -> FloatArray:
+        """Rate at which the mean number in flight is `flight`."""
+        return self.own.rate(self.flight, self.rates.decode_steps)
+
+    def rate_bounds(self) -> tuple[FloatArray, FloatArray]:
+        """Bounds on `rate`, an order of magnitude cheaper."""
+        return self.own.rate_bounds(self.flight, self.rates.decode_steps)
+
+    def holds(self, rate: FloatArray) -> NDArray[np.bool_]:
+        """Whether TTFT and TPOT hold at a rate."""
+        return self.rates.holds(rate, self.seen, self.slots)
 
 
 def serve_options(
@@ -304,8 +325,9 @@ class _Candidates:
         last = classes(self.cap, parts)
         grid = class_grid(self.cap, parts, points)
         slots = np.concatenate([batch_of(grid, self.cap, parts), last_full(self.cap, parts)[:, None]], axis=1)
-        least, most = self.rates.little_bounds(np.asarray(slots, dtype=float))
-        certain, perhaps = self.rates.surely(slots[:, :-1], least[:, :-1], most[:, :-1])
+        filled = self.rates.filled(np.asarray(slots, dtype=float))
+        least, most = filled.rate_bounds()
+        certain, perhaps = filled.holds(most)[:, :-1], filled.holds(least)[:, :-1]
         low, _ = around(grid, certain, last)
         _, high = around(grid, perhaps, last)
         rows = np.arange(self.cap.size)
@@ -325,12 +347,12 @@ class _Candidates:
         else:
             grid = self.low[:, None] + np.rint((self.high - self.low)[:, None] * shares).astype(np.int64)
         grid = np.clip(grid, 1, last[:, None])
-        slots = batch_of(grid, self.cap, parts)
-        every = np.concatenate([slots, last_full(self.cap, parts)[:, None]], axis=1)
-        little = self.rates.little(np.asarray(every, dtype=float))
-        little, full_rate = little[:, :-1], little[:, -1]
+        slots = np.concatenate([batch_of(grid, self.cap, parts), last_full(self.cap, parts)[:, None]], axis=1)
+        filled = self.rates.filled(np.asarray(slots, dtype=float))
+        little = filled.rate()
         # Points at the ends of the bracket are known already; asking again keeps the code in one piece.
-        low, high = around(grid, self.rates.within(slots, little), last)
+        low, high = around(grid, filled.holds(little)[:, :-1], last)
+        little, full_rate = little[:, :-1], little[:, -1]
         rows, columns = np.arange(self.cap.size), grid.shape[1] - 1
         after = np.minimum((grid < high[:, None]).sum(axis=1), columns)
         first = np.maximum((grid <= low[:, None]).sum(axis=1) - 1, 0)
@@ -354,7 +376,7 @@ class _Candidates:
         beyond = np.minimum(full[:, None] + np.stack([above + 1, parts], axis=1), self.cap[:, None])
         slots = np.concatenate([best, beyond], axis=1)
         wanted = np.asarray(np.maximum(slots, 1), dtype=float)
-        rate = rates.little(wanted)
+        rate = rates.filled(wanted).rate()
         columns = best.shape[1]
         rate[:, columns:] = np.minimum(rate[:, columns:], rates.cap(wanted[:, columns:]))
         rate = np.where(slots > 0, rate, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -100,32 +101,32 @@ class WorkerServer:
         """The service on the pool."""
         return self.worker.site
 
-    @property
+    @cached_property
     def copies(self) -> IntArray:
         """A worker stands alone."""
         return self._all(1)
 
-    @property
+    @cached_property
     def lanes(self) -> IntArray:
         """DP ranks."""
         return self._all(self.worker.layout.dp)
 
-    @property
+    @cached_property
     def gpus(self) -> IntArray:
         """GPUs of the worker."""
         return self._all(self.worker.layout.gpus)
 
-    @property
+    @cached_property
     def attention_gpus(self) -> IntArray:
         """All GPUs hold KV cache."""
         return self.gpus
 
-    @property
+    @cached_property
     def parts(self) -> IntArray:
         """DP ranks x micro-batches."""
         return self._all(self.worker.layout.parts)
 
-    @property
+    @cached_property
     def microbatches(self) -> IntArray:
         """Two-batch overlap is part of the layout."""
         return self._all(1)
@@ -180,22 +181,22 @@ class AfdServer:
         """The service on the attention pool."""
         return self.unit.attention_site
 
-    @property
+    @cached_property
     def lanes(self) -> IntArray:
         """Every attention replica computes a prompt of its own."""
         return self.copies
 
-    @property
+    @cached_property
     def gpus(self) -> IntArray:
         """GPUs of the unit."""
         return self.attention_gpus + self.unit.ffn_gpus
 
-    @property
+    @cached_property
     def attention_gpus(self) -> IntArray:
         """GPUs of the attention replicas."""
         return self.copies * self.unit.tp
 
-    @property
+    @cached_property
     def parts(self) -> IntArray:
         """Micro-batches."""
         return self.microbatches

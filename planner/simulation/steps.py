@@ -18,7 +18,7 @@ class StepTimes:
     """Step times of a worker without two-batch overlap, whatever its lanes (DP ranks) bring.
 
     Without overlap a step is a sum of functions of one variable (`planner.costs.worker`), each tabulated here over
-    whole numbers. Engines run steps with prompts outside captured graphs: such a step takes at least `launch_ms`.
+    whole numbers.
 
     With pipeline stages a step is one round of as many micro-batches as there are stages. A lane's sequences are dealt
     out evenly to them; its prompt tokens fill one micro-batch after another, `budget` tokens each. The round is as slow
@@ -37,7 +37,6 @@ class StepTimes:
         draft_expert_ms: routed experts of that drafting, by sequences over all lanes, shape of `decode_expert_ms`.
         fixed_ms: head, sampling and engine of a step with prompts, shape of `core_ms`.
         prompt_ms: attention core of one prompt token, mean over a prompt.
-        launch_ms: time to launch the kernels of a step outside captured graphs.
         stages: pipeline stages.
         queries: tokens that one sequence brings to a step (1, or 1 + draft tokens).
         tokens_per_step: mean tokens that a step yields for one sequence (1, or the accepted length).
@@ -53,7 +52,6 @@ class StepTimes:
     draft_expert_ms: FloatArray
     fixed_ms: FloatArray
     prompt_ms: float
-    launch_ms: float
     stages: int = 1
     queries: int = 1
     tokens_per_step: float = 1.0
@@ -112,7 +110,6 @@ class StepTimes:
             draft_expert_ms=np.where(on_all > 0, draft_experts, 0.0),
             fixed_ms=pp * once(sequences * queries + 1.0),
             prompt_ms=prompt * chunks / lengths.input,
-            launch_ms=0.0,
             stages=pp,
             queries=queries,
             tokens_per_step=site.tokens_per_step,
@@ -165,4 +162,4 @@ class StepTimes:
             + draft[everything]
             + self.prompt_ms * new
         )
-        return max(kernels, self.launch_ms) + fixed[fullest]
+        return kernels + fixed[fullest]

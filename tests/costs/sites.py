@@ -1,16 +1,12 @@
 """Services on pools, as the tests of the cost model need them."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from planner.costs.analytic import AnalyticKernels
-from planner.costs.fabric import Fabric
-from planner.costs.kernels import Kernels
 from planner.costs.site import Site
 from specs.scenario import Pool, resolve_pool
-from specs.service import Service
+from specs.service import KernelSource, Service
 
 both_kernels = pytest.mark.parametrize("analytic", [True, False], ids=["analytic", "measured"])
 """For laws that hold whatever the kernel times come from."""
@@ -32,17 +28,10 @@ def make_site(
     """A site; `tokens` are input, output and prefix. `analytic`: rooflines and laws alone, without measured tables."""
     fields = {"input_tokens": tokens[0], "output_tokens": tokens[1], "prefix_tokens": tokens[2], **(workload or {})}
     described = {"name": "s", "model": model, "workload": fields, "slo": {"ttft_ms": 1e5, "tpot_ms": 1e4}}
-    resolved = resolve_pool(Pool.model_validate({"name": "p", "gpu": gpu, "count": count, **(pool or {})}))
-    site = Site.of(
+    described["kernels"] = KernelSource.ANALYTIC if analytic else KernelSource.MEASURED
+    return Site.of(
         Service.model_validate({**described, **service}),
-        resolved,
+        resolve_pool(Pool.model_validate({"name": "p", "gpu": gpu, "count": count, **(pool or {})})),
         kernel_slowdown=kernel_slowdown,
         network_slowdown=network_slowdown,
-    )
-    if not analytic:
-        return site
-    return replace(
-        site,
-        kernels=Kernels([AnalyticKernels(resolved.gpu, slowdown=kernel_slowdown)]),
-        fabric=Fabric.of(resolved, slowdown=network_slowdown),
     )

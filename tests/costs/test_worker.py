@@ -99,7 +99,7 @@ def test_batches_that_share_a_fullest_part_never_lose_rate(overlap: bool, analyt
     assert (np.diff(time / batch) <= 1e-9).all()
 
 
-HARDER = {
+HARDER: dict[str, dict[str, Any]] = {
     "less memory bandwidth and FLOP/s": {"kernel_slowdown": 1.3},
     "a slower network": {"network_slowdown": 1.3},
     "a longer prompt": {"tokens": (3000, 500, 1000)},
@@ -123,7 +123,7 @@ def assert_never_faster(hard: Worker, easy: Worker) -> None:
 @pytest.mark.parametrize("model", [V3, V32])
 @both_kernels
 def test_harder_is_never_faster(what: str, overlap: bool, model: str, analytic: bool) -> None:
-    easy = {"kv_cache_dtype": "fp8", "tokens": (2000, 500, 1000), "overlap": overlap, "model": model}
+    easy: dict[str, Any] = {"kv_cache_dtype": "fp8", "tokens": (2000, 500, 1000), "overlap": overlap, "model": model}
     easy["analytic"] = analytic
     assert_never_faster(wide(**{**easy, **HARDER[what]}), wide(**easy))
 
@@ -132,7 +132,7 @@ def test_harder_is_never_faster(what: str, overlap: bool, model: str, analytic: 
 @pytest.mark.parametrize("model", [V3, V32])
 def test_a_cache_of_more_bytes_is_never_faster(overlap: bool, model: str) -> None:
     """By bytes alone; another format has other kernels, and measured MLA on Hopper decodes BF16 faster than FP8."""
-    easy = {"tokens": (2000, 500, 1000), "overlap": overlap, "model": model, "analytic": True}
+    easy: dict[str, Any] = {"tokens": (2000, 500, 1000), "overlap": overlap, "model": model, "analytic": True}
     assert_never_faster(wide(kv_cache_dtype="bf16", **easy), wide(kv_cache_dtype="fp8", **easy))
 
 

@@ -1,6 +1,5 @@
 """Tables of step times against the worker's own step times on the same load."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -94,12 +93,6 @@ def test_speculative_decoding() -> None:
     plain = StepTimes.of(worker("eight lanes"), 8, 100)
     assert [plain.decode_steps(tokens) for tokens in (1, 2, 3, 500)] == [0, 1, 2, 499]
     assert times.decode_step_ms(1, 8) > plain.decode_step_ms(1, 8)
-
-
-def test_launches_bound_steps_with_prompts() -> None:
-    times = dataclasses.replace(StepTimes.of(worker("two stages"), 8, 100), launch_ms=1e6)
-    assert times.mixed_ms([2], [10]) == 1e6 + times.fixed_ms[2]
-    assert times.decode_step_ms(2, 2) < 1e5
 
 
 def test_overlap_is_refused() -> None:
