@@ -37,7 +37,7 @@ class PiecewiseLinear:
 
     def __call__(self, at: ArrayLike) -> FloatArray:
         """Values at `at`, of the same shape."""
-        return np.asarray(np.interp(at, *self._knots))
+        return np.asarray(np.interp(np.asarray(at, dtype=float), *self._knots))
 
     @cached_property
     def _knots(self) -> tuple[FloatArray, FloatArray]:

@@ -196,7 +196,7 @@ class Stored(Mapping[str, CurveSet]):
         path: the file, which is read once.
 
     Raises:
-        ValueError: the file is not of this format, or not whole; what is wrong within a table shows when it is unpacked.
+        ValueError: the file is not of this format, or not whole; damage within a table shows when that is unpacked.
     """
 
     def __init__(self, path: Path) -> None:

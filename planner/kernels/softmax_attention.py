@@ -292,7 +292,7 @@ def _times(
     *,
     logarithmic: bool,
 ) -> FloatArray:
-    """Times of one pair of heads at lines (rows) and batches (columns), also beyond what was measured.
+    """Times of one pair of heads at lines (rows) and batches (columns); beyond what was measured the roofline's shape.
 
     Args:
         table: the table.
@@ -303,15 +303,14 @@ def _times(
         logarithmic: power laws between the pair's lines rather than straight ones.
     """
     own = np.searchsorted(lines, table.keys[curves, 2])
-    rows = []
-    shorter = np.ones(batches.size)  # efficiency of the next shorter line
+    rows: list[FloatArray] = []
     for line, curve in zip(own, curves, strict=True):
         end = int(np.searchsorted(batches, table.knots(curve)[0][-1]))
-        beyond = np.maximum(roof[line] / roof[line, end], 1.0)
-        # Longer lines were measured with fewer sequences; further on efficiency changes as on the next shorter one.
-        beyond[end:] *= shorter[end:] / shorter[end]
+        # Longer lines were measured with fewer sequences. Beyond a window they do the same work as the one before.
+        same = bool(rows) and np.array_equal(roof[line], roof[own[len(rows) - 1]])
+        growth = rows[-1] if same else roof[line]
+        beyond = np.maximum(growth / growth[end], 1.0)
         rows.append(np.interp(batches, *table.rising(curve)) * beyond)
-        shorter = rows[-1] / roof[line]
     rows.append(rows[-1] * roof[-1] / roof[own[-1]])
     own = np.append(own, lines.size - 1)
     time = np.array(rows)

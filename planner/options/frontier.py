@@ -50,6 +50,17 @@ class Places:
     separate: NDArray[np.bool_]
     link: FloatArray
 
+    def take(self, rows: IntArray) -> Places:
+        """Where some of them lie."""
+        return Places(
+            self.kind[rows],
+            self.attention_gpus[rows],
+            self.block_gpus[rows],
+            self.tp[rows],
+            self.separate[rows],
+            self.link[rows],
+        )
+
 
 def needed(places: Places, low: FloatArray, high: FloatArray) -> NDArray[np.bool_]:
     """Whether each server may be needed, given low <= rate <= high.

@@ -96,13 +96,14 @@ class _Agreement:
         step = np.maximum((self.decode + busy * self.first) / self.spread, self.decode)
         return np.asarray(np.minimum(self.work * step, 1.0))
 
-    def share(self) -> FloatArray:
-        """The share at which both agree: a few secant steps for all, a bracket for those that take longer."""
+    def agreed(self) -> FloatArray:
+        """P where both agree: a few secant steps for all, a bracket for those that take longer."""
         old = self._next(self.few)
         share = self._next(self.busy(old))
         old_excess = old - share
         for step in range(SECANT_STEPS + 1):
-            found = self._next(self.busy(share))
+            busy = self.busy(share)
+            found = self._next(busy)
             excess = share - found
             open_ = np.abs(excess) > SHARE_TOLERANCE
             if step == SECANT_STEPS or not open_.any():
@@ -113,9 +114,9 @@ class _Agreement:
             old, old_excess, share = share, excess, np.minimum(np.maximum(moved, 0.0), 1.0)
         left = np.flatnonzero(open_)
         if left.size:
-            share = share.copy()
-            share.flat[left] = self._taken(left)._bracketed()
-        return share
+            rest = self._taken(left)
+            busy.flat[left] = rest.busy(rest._bracketed())
+        return busy
 
     def _taken(self, rows: NDArray[np.intp]) -> _Agreement:
         columns = (self.lanes, self.work, self.decode, self.first, self.spread, self.few)
@@ -184,13 +185,13 @@ class Mix:
         laws = _Agreement(
             *np.broadcast_arrays(self.lanes, lane_work, self.decode, self.one - self.decode - slope, spread, few)
         )
-        busy = laws.busy(laws.share())
-        first = self.one - self.decode - slope
-        alone = self._one_lane(rate)
+        busy = laws.agreed()
+        step = np.maximum((self.decode + busy * laws.first) / spread, self.decode)
         several = self.lanes > 1
-        step = np.where(several, np.maximum((self.decode + busy * first) / spread, self.decode), alone.step_ms)
+        if not several.all():
+            alone = self._one_lane(rate)
+            step, busy = np.where(several, step, alone.step_ms), np.where(several, busy, alone.busy_share)
         share = lane_work * step
-        busy = np.where(several, busy, alone.busy_share)
         prompt = self.one + np.minimum(share, 1.0) * (self.every - self.one)
         return Mixed(rate, share, busy, step, prompt)
 

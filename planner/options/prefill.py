@@ -107,6 +107,8 @@ class PrefillSide:
         self._tried = _Tried.join(tried)
         self._link = np.array([w.layout.tp * w.layout.pp * w.site.fabric.scale_out_bytes_per_ms for w in workers])
         self._nics = np.array([w.layout.gpus * w.site.fabric.scale_out_bytes_per_ms for w in workers])
+        if prune and workers:
+            self._places = join_places([(w, WorkerServer(w)) for w in workers], links=transfer.bytes_per_request > 0)
         self._found: dict[tuple[float, float], OptionBlock] = {}
 
     @property
@@ -155,7 +157,7 @@ class PrefillSide:
             busy[at] = largest_utilisation(limit, batch[at], time[at], targets.queue_cv, targets.statistic)
             rate[at] = np.minimum(1e3 * busy[at] * batch[at] / time[at], most[at])
 
-        # The option of each worker that promises most is solved; then, among those that keep the budget at its rate, the
+        # The option of each worker that promises most is solved; then, of those that keep the budget at its rate, the
         # one that promises most; and so on.
         promise = most * room / (room + 0.5 * time)
         best_rate = np.zeros(len(keys) * len(self._workers))
@@ -174,9 +176,7 @@ class PrefillSide:
         for number, key in enumerate(keys):
             mine = best[key_of[best] == number]
             if self._prune and mine.size:
-                workers = [self._workers[i] for i in worker[mine]]
-                places = join_places([(w, WorkerServer(w)) for w in workers], links=transfer.bytes_per_request > 0)
-                mine = mine[needed(places, rate[mine], rate[mine])]
+                mine = mine[needed(self._places.take(worker[mine]), rate[mine], rate[mine])]
             self._found[key] = OptionBlock(
                 families=tuple(self._workers[i] for i in worker[mine]),
                 family=np.arange(mine.size),

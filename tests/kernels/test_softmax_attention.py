@@ -264,6 +264,36 @@ def test_measured_windows_answer_for_themselves_and_between() -> None:
     np.testing.assert_allclose(chunk(library, 8192.0, 0.0, 129)(1.0), law(64, 8, 8192.0, np.array(1.0)), rtol=0.05)
 
 
+def test_beyond_the_most_sequences_of_a_long_context_the_shorter_one_says_how_time_grows() -> None:
+    """A window is all that a step reads, but memory holds fewer sequences of long contexts, and fewer are measured."""
+
+    def law(heads: float, kv_heads: float, context: float, batch: FloatArray) -> FloatArray:
+        return 0.01 + batch * 1e-5 * heads * np.ones_like(batch) * min(context, 128.0)
+
+    library = measured(table(DECODE, law, window=128))
+    for context in (8192.0, 131_072.0):
+        time = answer(library, operator(DECODE, gqa(window=128), context, context)).time
+        np.testing.assert_allclose(time(BATCHES), law(64, 8, context, BATCHES), rtol=1e-9)
+
+
+def test_noise_between_contexts_is_evened_out() -> None:
+    """Where a longer context was measured faster by a factor, either gives way by its root."""
+
+    def law(heads: float, kv_heads: float, context: float, batch: FloatArray) -> FloatArray:
+        return affine(heads, kv_heads, context, batch) * (1.1 if context == 64.0 else 1.0)
+
+    library = measured(table(DECODE, law))
+    contexts = np.array([32.0, 64.0, 128.0, 256.0])
+    times = np.array([answer(library, operator(DECODE, gqa(), c, c)).time(BATCHES) for c in contexts])
+    assert (np.diff(times, axis=0) >= 0.0).all()
+    raw = np.array([law(64, 8, c, BATCHES) for c in contexts])
+    falls = np.maximum(raw[1] / raw[2], 1.0)
+    assert (falls > 1.0).any()
+    np.testing.assert_allclose(times[1], raw[1] / np.sqrt(falls), rtol=1e-9)
+    np.testing.assert_allclose(times[2], raw[2] * np.sqrt(falls), rtol=1e-9)
+    np.testing.assert_allclose(times[[0, 3]], raw[[0, 3]], rtol=1e-9)
+
+
 @pytest.mark.parametrize("windows", [(), (128, 8192)])
 def test_monotone(windows: tuple[int, ...]) -> None:
     made = [table(kind, slow_roofline(kind, w), w) for kind in (DECODE, PREFILL) for w in (0, *windows)]
