@@ -28,8 +28,10 @@ from planner.options.server import AfdServer, WorkerServer
 from planner.options.targets import Targets
 from planner.provenance import provenance
 from planner.running import DecodeRun, PrefillRun, ServePoint, ServeRun, exposed_ms, threshold
+from planner.simulation.deployment import Scheduling, equal_parts, simulate
+from specs.errors import SpecError
 from specs.plan import PoolPlan, Provenance, Role
-from specs.prediction import PREDICTION_SCHEMA, Configuration, Obstacle, Prediction
+from specs.prediction import PREDICTION_SCHEMA, Benchmark, Configuration, Obstacle, Prediction, Seen
 from specs.service import Mode, Statistic
 
 ROUNDING = 1e-9
@@ -297,9 +299,37 @@ def _prediction(setup: Setup, figures: Figures | Refusal, kernel_notes: Sequence
         ),
         memory=memory,
         breakdown=breakdown,
+        benchmark=_benchmark(setup),
         provenance=_provenance(setup, kernel_notes),
         notes=_notes(setup, figures),
     )
+
+
+def _benchmark(setup: Setup) -> Benchmark | None:
+    """The run that the configuration asks for, simulated.
+
+    Raises:
+        SpecError: runs of this mode or layout are not simulated.
+    """
+    requests, clients = setup.configuration.requests, setup.space.sites[0].workload.arrival.concurrency
+    if requests is None or clients is None:
+        return None
+    try:
+        seen = simulate(setup, Scheduling(), clients, requests)
+    except ValueError as error:
+        raise SpecError(str(error), field="requests") from error
+    tpot = _seen(seen.tpot_ms) if seen.tpot_ms.size else None
+    return Benchmark(
+        requests=requests,
+        ttft_ms=_seen(seen.ttft_ms),
+        tpot_ms=tpot,
+        throughput_tok_s=seen.throughput_tok_s * equal_parts(setup, clients),
+    )
+
+
+def _seen(values: FloatArray) -> Seen:
+    p50, p90, p99 = (float(value) for value in np.percentile(values, (50, 90, 99)))
+    return Seen(mean=float(values.mean()), p50=p50, p90=p90, p99=p99)
 
 
 def _with_utilisation(pool: PoolPlan, used: float | None) -> PoolPlan:

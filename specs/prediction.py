@@ -179,6 +179,8 @@ class Configuration(Spec):
     the system, over all replicas."""
     request_rate_rps: Rate | None = None
     """Requests/s over all replicas; needed by every arrival process but the closed loop, whose rate is predicted."""
+    requests: Count | None = None
+    """Requests of a benchmark run in a closed loop whose clients all start at once; such a run is then simulated."""
     statistic: Statistic = Statistic.MEAN
     """Of TTFT and TPOT."""
     speculative: Speculative | None = None
@@ -245,6 +247,8 @@ class Configuration(Spec):
 
         """
         process = workload.arrival.process
+        if process is not ArrivalProcess.CLOSED_LOOP and self.requests is not None:
+            raise SpecError("belongs to a closed_loop arrival, whose clients start at once", field="requests")
         if process is ArrivalProcess.CLOSED_LOOP and self.request_rate_rps is not None:
             raise SpecError("must be left out of a closed loop, whose rate is predicted", field="request_rate_rps")
         if process is not ArrivalProcess.CLOSED_LOOP and self.request_rate_rps is None:
@@ -285,6 +289,29 @@ class Memory(Spec):
     """Of the largest step, with the buffers of the exchange between experts."""
     free: Real
     """Negative where it does not fit."""
+
+
+class Seen(Spec):
+    """A latency over the requests of a run."""
+
+    mean: MillisecondsOrZero
+    p50: MillisecondsOrZero
+    p90: MillisecondsOrZero
+    p99: MillisecondsOrZero
+
+
+class Benchmark(Spec):
+    """What clients see of a simulated benchmark run, its burst at the start, API server and engine's lag included.
+
+    The steady state of the prediction is the engine's own and has none of these.
+    """
+
+    requests: Count
+    ttft_ms: Seen
+    tpot_ms: Seen | None
+    """None where one output token has none."""
+    throughput_tok_s: NonNegative
+    """Output tokens over the whole run, the end included, where clients run out of requests."""
 
 
 class Prediction(Spec):
@@ -334,6 +361,8 @@ class Prediction(Spec):
     breakdown: dict[str, dict[str, Real]] = Field(default_factory=dict)
     """Milliseconds by operator of each kind of step: `decode`, `mixed`, `prefill`. `overlap` is what running some of
     them side by side saves (negative); the entries of one kind add up to its step."""
+    benchmark: Benchmark | None = None
+    """The run that `requests` of the configuration asked for."""
     provenance: Provenance
     notes: tuple[str, ...] = ()
 

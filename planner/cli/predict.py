@@ -39,6 +39,7 @@ TOKENS = click.IntRange(1, MAX_TOKENS)
 @click.option("--output", "output_tokens", type=TOKENS, help="Output tokens of a request.")
 @click.option("--prefix", "prefix_tokens", type=click.IntRange(0, MAX_TOKENS), help="Tokens read from the cache.")
 @click.option("--concurrency", type=COUNT, help="Requests that clients keep in the system (closed loop).")
+@click.option("--requests", type=COUNT, help="Simulate a benchmark of so many requests (closed loop).")
 @click.option("--rate", type=click.FloatRange(0.0, min_open=True), help="Requests/s that arrive at random (Poisson).")
 @click.option("--statistic", type=click.Choice([statistic.value for statistic in Statistic]))
 def command(
@@ -49,6 +50,7 @@ def command(
     output_tokens: int | None,
     prefix_tokens: int | None,
     concurrency: int | None,
+    requests: int | None,
     rate: float | None,
     mode: str | None,
     **given: Any,
@@ -73,6 +75,7 @@ def command(
     changes = {**_present(changes), **_present({"mode": mode, "workload": workload or None})}
     if concurrency is not None or rate is not None:
         changes["request_rate_rps"] = rate
+    changes |= _present({"requests": requests})
     worker = _present(given)
     if worker or (file is None and mode in (None, Mode.AGGREGATED.value)):
         changes["worker"] = worker

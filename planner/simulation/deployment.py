@@ -53,8 +53,15 @@ class Scheduling:
         )
 
 
+def equal_parts(setup: Setup, clients: int) -> int:
+    """Equal parts of a deployment, of which one is simulated, each with a client at least."""
+    lead = setup.parts[-1]
+    equal = lead.count if len(setup.parts) == 1 else math.gcd(setup.parts[0].count, lead.count)
+    return max(1, min(equal, clients))
+
+
 def simulate(setup: Setup, scheduling: Scheduling, clients: int, requests: int, *, seed: int = 0) -> Run:
-    """A run of `requests` requests by `clients` clients.
+    """A run of `requests` requests by `clients` clients, on one of the deployment's equal parts.
 
     Args:
         setup: aggregated workers, or P/D workers, without two-batch overlap.
@@ -70,8 +77,7 @@ def simulate(setup: Setup, scheduling: Scheduling, clients: int, requests: int, 
         if not part.slots:
             raise ValueError("memory does not hold the weights and one request")
     lead = setup.parts[-1]
-    equal = lead.count if len(setup.parts) == 1 else math.gcd(setup.parts[0].count, lead.count)
-    share = max(1, min(equal, clients))
+    share = equal_parts(setup, clients)
     clients, requests = max(1, round(clients / share)), max(1, round(requests / share))
     workload = setup.space.sites[0].workload
     drawn = Requests.of(workload.input_tokens, workload.output_tokens, min(requests, LARGEST_RUN), seed)

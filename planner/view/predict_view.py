@@ -8,7 +8,7 @@ from rich.text import Text
 
 from planner.view.figures import MODE_NAMES, layout, milliseconds, number, percent
 from specs.plan import Role
-from specs.prediction import Configuration, Memory, Obstacle, Prediction
+from specs.prediction import Benchmark, Configuration, Memory, Obstacle, Prediction
 from specs.scenario import Pool
 
 BAR_WIDTH = 40
@@ -23,6 +23,8 @@ def predict_view(prediction: Prediction, configuration: Configuration) -> Render
     """Draw a prediction."""
     parts: list[RenderableType] = [_what(configuration, prediction)]
     parts.append(_figures(prediction) if prediction.feasible else _refusal(prediction))
+    if prediction.benchmark is not None:
+        parts += [_benchmark(prediction.benchmark), Text()]
     if prediction.pools:
         parts += [_pools(prediction)]
     parts += [Text("Memory of one GPU", style="bold"), _memory(prediction.memory)]
@@ -42,6 +44,18 @@ def _what(configuration: Configuration, prediction: Prediction) -> Text:
         f"  {configuration.precision.value}, KV {configuration.kv_cache_dtype.value}, {configuration.engine.value}, "
         f"{MODE_NAMES[configuration.mode.value]} on {prediction.gpus} x {where}",
     )
+
+
+def _benchmark(run: Benchmark) -> RenderableType:
+    """What the clients of a run see."""
+    table = Table(box=box.SIMPLE, pad_edge=False, title=f"benchmark of {run.requests:,} requests", title_justify="left")
+    for heading in ("as clients see it", "mean", "p50", "p90", "p99"):
+        table.add_column(heading, justify="left" if heading.startswith("as") else "right")
+    for name, seen in (("TTFT", run.ttft_ms), ("TPOT", run.tpot_ms)):
+        if seen is not None:
+            table.add_row(name, *(milliseconds(value) for value in (seen.mean, seen.p50, seen.p90, seen.p99)))
+    table.add_row("throughput", f"{number(run.throughput_tok_s)} tokens/s", "", "", "")
+    return table
 
 
 def _figures(prediction: Prediction) -> RenderableType:

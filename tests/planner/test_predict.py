@@ -281,3 +281,40 @@ def test_bad_input_is_named(changes: dict[str, Any], field: str, message: str) -
     with pytest.raises(SpecError, match=message) as refused:
         predict(build(Configuration, changed(LOOP, **changes)))
     assert refused.value.field == field
+
+
+def random_lengths(clients: int) -> dict[str, Any]:
+    varied = {"mean": 2000, "cv": 0.3}, {"mean": 300, "cv": 0.5}
+    return {**loop(clients), "input_tokens": varied[0], "output_tokens": varied[1]}
+
+
+def test_a_long_benchmark_run_approaches_the_steady_state() -> None:
+    """With random lengths and light load: what the clients see is the steady state plus the way in and out."""
+    found = predicted(workload=random_lengths(8), requests=4000)
+    assert found.benchmark is not None
+    assert found.benchmark.tpot_ms is not None
+    assert found.benchmark.tpot_ms.mean == pytest.approx(found.tpot_ms, rel=0.05)
+    assert found.benchmark.throughput_tok_s == pytest.approx(found.throughput_tok_s, rel=0.05)
+    assert found.benchmark.ttft_ms.mean > found.ttft_ms
+
+
+def test_the_burst_at_the_start_is_in_the_mean_of_a_short_run() -> None:
+    short, long = (predicted(workload=random_lengths(64), requests=n) for n in (128, 6400))
+    assert short.benchmark is not None
+    assert long.benchmark is not None
+    assert short.benchmark.ttft_ms.mean > 1.3 * long.benchmark.ttft_ms.mean
+
+
+def test_replicas_share_the_clients_of_a_run() -> None:
+    one = predicted(workload=random_lengths(16), requests=1600).benchmark
+    three = predicted(workload=random_lengths(48), requests=4800, worker={"tp": 4, "replicas": 3}).benchmark
+    assert one is not None
+    assert three is not None
+    assert three.ttft_ms == one.ttft_ms
+    assert three.throughput_tok_s == pytest.approx(3 * one.throughput_tok_s)
+
+
+def test_runs_need_a_closed_loop_and_workers() -> None:
+    open_arrivals = {"input_tokens": 2000, "output_tokens": 300}
+    with pytest.raises(SpecError, match="closed_loop"):
+        predicted(workload=open_arrivals, request_rate_rps=1.0, requests=100)
