@@ -31,7 +31,6 @@ def random_times(
         rising(rng, lanes * per_lane + 1, 0.05),
         rising(rng, per_lane + 1, 0.1),
         float(rng.uniform(0.0, 0.2)),
-        float(rng.uniform(0.0, 5.0)),
         stages,
         queries,
         float(rng.uniform(1.0, queries)) if speculative else 1.0,
