@@ -55,7 +55,7 @@ class SiteCache:
         self, calibration: Calibration = NOT_CALIBRATED, engines: Mapping[Engine, EngineTraits] = ENGINES
     ) -> None:
         self.calibration = calibration
-        self._engines = engines
+        self.engines = engines
         self._sites: dict[tuple[object, ...], Site] = {}
 
     def site(self, service: Service, pool: ResolvedPool) -> Site:
@@ -72,7 +72,7 @@ class SiteCache:
         )
         if key not in self._sites:
             self._sites[key] = Site.of(service, pool, libraries=self.calibration.on(pool.gpu))
-        engine = self._engines[service.engine]
+        engine = self.engines[service.engine]
         return replace(self._sites[key], service=service, workload=resolve_workload(service.workload), engine=engine)
 
     def with_engines(self, engines: Mapping[Engine, EngineTraits]) -> SiteCache:
