@@ -89,8 +89,13 @@ def load_configuration(path: str | Path | None, changes: Mapping[str, Any] | Non
             workload = _at(document, ("workload",), partial(resolve_workload, named))
             document.value = {**document.value, "workload": workload.model_dump(mode="json")}
         document.value = _merged(document.value, changes)
-    configuration = document.build(Configuration)
-    name = _at(document, ("model",), partial(_found_model, configuration.model, document.file))
+    try:
+        configuration = document.build(Configuration)
+        name = _at(document, ("model",), partial(_found_model, configuration.model, document.file))
+    except SpecError as error:
+        if path is not None:
+            raise
+        raise SpecError(error.message, field=error.field) from None  # there is no text whose line could be named
     return configuration.model_copy(update={"model": name})
 
 

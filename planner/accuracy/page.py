@@ -51,6 +51,19 @@ REASONS: dict[str, str] = {
     "what the prompts of all clients take to compute, which points to a prefix cache",
     "h100-sxm-80gb sglang Qwen/Qwen3-32B aggregated": "equal lengths keep the clients in step: every generation is a "
     "burst (TTFT is 0.52 of the prefill time of all clients, quartiles 0.47 and 0.62) and then decodes undisturbed",
+    "b200-sxm-180gb * openai/gpt-oss-120b *": "probably overlap at the ends of kernels: its layers are small, and the "
+    "sum of kernels that were measured one by one exceeds the measured step by a quarter",
+    "h* openai/gpt-oss-120b *": "the tables' MXFP4 kernels (Triton) are not those of the recipe (Marlin); a few rows "
+    "are off by factors, with TTFT of 20 s, which points to a cap on running requests that the recipe does not state",
+    "*sglang Qwen/Qwen3.5-397B-A17B *": "not known: the same recipe on B300 is predicted within 7%, on B200 and H200 "
+    "steps take a fifth longer than predicted at every batch",
+    "b300-sxm-288gb sglang deepseek-ai/DeepSeek-R1 *": "rows of November 2025, with TTFT of seconds at light load, as "
+    "if kernels were compiled during the run",
+    "b200-sxm-180gb sglang deepseek-ai/DeepSeek-R1 aggregated": "TTFT: a third of the rows are of November 2025, with "
+    "5 to 9 seconds at light load, as if kernels were compiled during the run",
+    "h100-sxm-80gb trtllm Qwen/Qwen3-235B-A22B aggregated": "TTFT: release 1.0.0rc3 takes 130 ms more for any prompt "
+    "than the releases that most other rows ran",
+    "g*300* prefill_decode": "TTFT: some rows show seconds at three clients",
 }
 """What is known of why a slice is off, by a pattern of its name (`h200-sxm-141gb vllm * aggregated`); the first that
 fits is printed."""
