@@ -54,9 +54,11 @@ class EngineTraits:
         return affine(self.step_overhead_ms, 1e-3 * self.sequence_us)
 
 
-SEQUENCE_US = {Engine.VLLM: 28.0, Engine.SGLANG: 31.0, Engine.TRTLLM: 14.0}
-LAG_STEPS = {Engine.VLLM: 4.0, Engine.SGLANG: 1.0, Engine.TRTLLM: 0.5}
-DELAY_MS = {Engine.VLLM: 0.0, Engine.SGLANG: 110.0, Engine.TRTLLM: 20.0}
+SEQUENCE_US = {Engine.VLLM: 32.0, Engine.SGLANG: 42.0, Engine.TRTLLM: 13.0}
+LAG_STEPS = {Engine.VLLM: 3.0, Engine.SGLANG: 0.5, Engine.TRTLLM: 0.5}
+DELAY_MS = {Engine.VLLM: 5.0, Engine.SGLANG: 125.0, Engine.TRTLLM: 20.0}
+"""Fitted, as the two above, to the aggregated points of one half of the corpus: what `benchmarks/accuracy.py --fit`
+prints."""
 
 HAND_OVER_MS = 90.0
 """P/D: routers and orchestration between prefill and decode, with the set-up of the transfer, as clients see it; one
