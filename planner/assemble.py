@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from formulations.table import Role as TableRole
@@ -29,7 +29,7 @@ from specs.plan import (
     ServicePlan,
     Status,
 )
-from specs.service import Mode, Phase
+from specs.service import Engine, KernelSource, Mode, Phase
 
 SLO_TOLERANCE = 1e-6
 """Relative excess over an SLO that rounding of figures can cause."""
@@ -75,7 +75,9 @@ def build(space: Space, solved: Solved, *, gap: float) -> Plan:
     explanation = Explanation(rejected=dict(rejected))
     if not solution.found:
         status = Status.INFEASIBLE if solution.status == "infeasible" else Status.TIME_LIMIT
-        certificate = Certificate(space=_space_words(space, solved))
+        certificate = Certificate(
+            space=_space_words(space, solved), measurement_error=throughput_error(_could_serve(space))
+        )
         return Plan(
             schema=PLAN_SCHEMA,
             status=status,
@@ -106,7 +108,7 @@ def build(space: Space, solved: Solved, *, gap: float) -> Plan:
         gap_solver=min(solved.gap_solver, total),
         gap_discretisation=max(total - solved.gap_solver, 0.0),
         space=_space_words(space, solved),
-        measurement_error=_measurement_error(space, services),
+        measurement_error=throughput_error(_serving(space, services)),
     )
     return Plan(
         schema=PLAN_SCHEMA,
@@ -291,15 +293,20 @@ def _provenance(space: Space, solved: Solved, sites: Sequence[Site]) -> Provenan
     )
 
 
-def _measurement_error(space: Space, services: Sequence[ServicePlan]) -> float | None:
-    """Error of predicted throughput on measured deployments of the engines and GPUs that the plan uses."""
+def _could_serve(space: Space) -> Iterator[tuple[Engine, KernelSource, str]]:
+    """What a plan could have used: that there is none rests on predictions for these."""
+    for part in space.services:
+        for pool in space.pools:
+            yield part.service.engine, part.service.kernels, pool.gpu.id
+
+
+def _serving(space: Space, services: Sequence[ServicePlan]) -> Iterator[tuple[Engine, KernelSource, str]]:
+    """Engine, kernel source and GPU of every pool in the plan."""
     gpus = {pool.name: pool.gpu.id for pool in space.pools}
-    return throughput_error(
-        (part.service.engine, part.service.kernels, gpus[pool.gpu_pool])
-        for part, planned in zip(space.services, services, strict=True)
-        for deployment in planned.deployments
-        for pool in deployment.pools
-    )
+    for part, planned in zip(space.services, services, strict=True):
+        for deployment in planned.deployments:
+            for pool in deployment.pools:
+                yield part.service.engine, part.service.kernels, gpus[pool.gpu_pool]
 
 
 def _space_words(space: Space, solved: Solved) -> dict[str, str | int | float | tuple[str | int | float, ...]]:

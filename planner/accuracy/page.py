@@ -55,7 +55,7 @@ REASONS: dict[str, str] = {
     "sum of kernels that were measured one by one exceeds the measured step by a quarter",
     "h* openai/gpt-oss-120b *": "the tables' MXFP4 kernels (Triton) are not those of the recipe (Marlin); a few rows "
     "are off by factors, with TTFT of 20 s, which points to a cap on running requests that the recipe does not state",
-    "*sglang Qwen/Qwen3.5-397B-A17B *": "not known: the same recipe on B300 is predicted within 7%, on B200 and H200 "
+    "*sglang Qwen/Qwen3.5-397B-A17B *": "not known: the same recipe on B300 is predicted within 10%, on B200 and H200 "
     "steps take a fifth longer than predicted at every batch",
     "b300-sxm-288gb sglang deepseek-ai/DeepSeek-R1 *": "rows of November 2025, with TTFT of seconds at light load, as "
     "if kernels were compiled during the run",

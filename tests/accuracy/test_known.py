@@ -9,6 +9,7 @@ from planner.accuracy import known
 from planner.accuracy.known import throughput_error
 from planner.api import plan
 from specs.load import parse_scenario
+from specs.plan import Status
 from specs.service import Engine, KernelSource
 
 H200, H20 = "h200-sxm-141gb", "h20-sxm-96gb"
@@ -46,6 +47,11 @@ def test_what_was_not_measured_is_not_known(other: tuple[Engine, KernelSource, s
 def test_a_plan_states_it_beside_its_gap(gpu: str, kernels: str, is_known: bool) -> None:
     found = plan(parse_scenario(SCENARIO.format(gpu=gpu, kernels=kernels)), explain=False)
     assert found.certificate.measurement_error == (stored(H200, "vllm") if is_known else None)
+
+
+def test_a_plan_that_does_not_exist_states_the_error_of_what_it_could_have_used() -> None:
+    found = plan(parse_scenario(SCENARIO.format(gpu="h200", kernels="measured").replace("2000", "1")), explain=False)
+    assert (found.status, found.certificate.measurement_error) == (Status.INFEASIBLE, stored(H200, "vllm"))
 
 
 def test_the_page_and_the_file_are_of_one_run() -> None:
