@@ -251,7 +251,7 @@ def read(path: str | Path) -> Corpus:
         if missing:
             accepted = f"a header with {', '.join(REQUIRED)}"
             raise SpecError(
-                f"has no column {' and no column '.join(missing)}; accepted: {accepted}",
+                f"lacks {', '.join(missing)}; accepted: {accepted}",
                 field=missing[0], file=file, line=1,
             )  # fmt: skip
         for cells in reader:

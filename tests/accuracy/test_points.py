@@ -183,7 +183,7 @@ def test_a_malformed_cell_is_named(tmp_path: Path, cells: dict[str, str], field:
 
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="has no column conc_total and no column tpot_ms") as caught:
+    with pytest.raises(SpecError, match="lacks conc_total, tpot_ms") as caught:
         read(write(tmp_path / "points.csv", AGGREGATED, drop=("tpot_ms", "conc_total")))
     assert caught.value.line == 1
 
@@ -199,7 +199,7 @@ def test_optional_columns_may_be_absent(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         (b"\xff\xfe\x00", "not UTF-8"),
-        (b"model\n", "has no column"),
+        (b"model\n", "lacks precision"),
     ],
 )
 def test_a_file_that_is_no_table(tmp_path: Path, content: bytes, message: str) -> None:
