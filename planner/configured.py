@@ -49,13 +49,20 @@ class SiteCache:
     Args:
         calibration: the user's kernel tables.
         engines: traits of the engines.
+        traced: whether the provenance also counts sizes (tokens, sequences, bytes) beyond what was measured, which
+            takes time.
     """
 
     def __init__(
-        self, calibration: Calibration = NOT_CALIBRATED, engines: Mapping[Engine, EngineTraits] = ENGINES
+        self,
+        calibration: Calibration = NOT_CALIBRATED,
+        engines: Mapping[Engine, EngineTraits] = ENGINES,
+        *,
+        traced: bool = False,
     ) -> None:
         self.calibration = calibration
         self.engines = engines
+        self._traced = traced
         self._sites: dict[tuple[object, ...], Site] = {}
 
     def site(self, service: Service, pool: ResolvedPool) -> Site:
@@ -71,13 +78,14 @@ class SiteCache:
             pool.model_dump_json(),
         )
         if key not in self._sites:
-            self._sites[key] = Site.of(service, pool, libraries=self.calibration.on(pool.gpu))
+            site = Site.of(service, pool, libraries=self.calibration.on(pool.gpu))
+            self._sites[key] = site.traced() if self._traced else site
         engine = self.engines[service.engine]
         return replace(self._sites[key], service=service, workload=resolve_workload(service.workload), engine=engine)
 
     def with_engines(self, engines: Mapping[Engine, EngineTraits]) -> SiteCache:
         """A cache on the same operators whose engines have other traits."""
-        other = SiteCache(self.calibration, engines)
+        other = SiteCache(self.calibration, engines, traced=self._traced)
         other._sites = self._sites
         return other
 

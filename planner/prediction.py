@@ -97,7 +97,7 @@ def predict(
             GPU types, with its field.
     """
     if sites is None:
-        sites = SiteCache(Calibration.read(calibration))
+        sites = SiteCache(Calibration.read(calibration), traced=True)
     setup = Setup.of(configuration, sites)
     notes = sites.calibration.notes([site.pool for site in setup.space.sites])
     return _prediction(setup, evaluate(setup), notes)

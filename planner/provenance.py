@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from planner.costs.linear import Watch
 from planner.costs.operators import DecodeAttention, Elementwise, Gemm, GroupedGemm, Operator, PrefillAttention
 from planner.costs.site import Site
 from planner.kernels.answer import Answer
@@ -76,6 +77,7 @@ class _Asked:
         source: where its time comes from.
         calibration: name of the user's file.
         gpu: GPU type that was measured, where it is not the pool's own.
+        largest: tokens, sequences, prompts or bytes at which its time was asked for, where that was watched.
     """
 
     kind: OperatorKind
@@ -83,6 +85,12 @@ class _Asked:
     source: KernelSource
     calibration: str | None = None
     gpu: str | None = None
+    largest: float = 0.0
+
+    @property
+    def outside(self) -> float:
+        """Factor by which the furthest query lies beyond what was measured, in shape or size; 1.0 within."""
+        return max(self.answer.outside, self.largest / self.answer.last) if self.answer else 1.0
 
     @property
     def alike(self) -> tuple[object, ...]:
@@ -114,27 +122,31 @@ def _asked(site: Site) -> Iterator[_Asked]:
     other_gpu = SAME_DIE.get(site.pool.gpu.id)
     foreign = {engine.value for engine in Engine if engine is not site.service.engine}
 
-    def asked(kind: OperatorKind, answer: Answer | None, *, borrowed: bool) -> _Asked:
+    def asked(kind: OperatorKind, answer: Answer | None, watch: Watch | None, *, borrowed: bool) -> _Asked:
         if answer is None:
             return _Asked(kind, None, KernelSource.ANALYTIC)
+        largest = watch.largest if watch else 0.0
         if answer.origin in files:
-            return _Asked(kind, answer, KernelSource.CALIBRATION, files[answer.origin])
+            return _Asked(kind, answer, KernelSource.CALIBRATION, files[answer.origin], largest=largest)
         # Tables of an engine's file may themselves stand in for what was not, or badly, measured behind it.
         borrowed = borrowed or answer.origin.framework in foreign
-        return _Asked(kind, answer, KernelSource.BORROWED if borrowed else KernelSource.MEASURED, gpu=other_gpu)
+        source = KernelSource.BORROWED if borrowed else KernelSource.MEASURED
+        return _Asked(kind, answer, source, gpu=other_gpu, largest=largest)
 
     for operator, library in site.kernels.used.items():
         used = library.used[operator] if isinstance(library, UserKernels | MeasuredKernels) else None
-        yield asked(KINDS[type(operator)], used.answer if used else None, borrowed=used is not None and used.borrowed)
-    for (name, _), answer in site.fabric.asked.items():
-        yield asked(OperatorKind.ALL_REDUCE if name == ALL_REDUCE else OperatorKind.EXCHANGE, answer, borrowed=False)
+        answer, borrowed = (used.answer, used.borrowed) if used else (None, False)
+        yield asked(KINDS[type(operator)], answer, site.kernels.watches.get(operator), borrowed=borrowed)
+    for (name, key), answer in site.fabric.asked.items():
+        kind = OperatorKind.ALL_REDUCE if name == ALL_REDUCE else OperatorKind.EXCHANGE
+        yield asked(kind, answer, site.fabric.watches.get((name, key)), borrowed=False)
 
 
 def _entry(group: Sequence[_Asked]) -> OperatorProvenance:
     first = group[0]
     answers = [each.answer for each in group if each.answer is not None]
     origin = answers[0].origin if answers else None
-    outside = [round(float(answer.outside), 4) for answer in answers]
+    outside = [round(float(each.outside), 4) for each in group]
     return OperatorProvenance(
         operator=first.kind,
         source=first.source,

@@ -270,12 +270,12 @@ class OperatorProvenance(Spec):
     error_p95: NonNegative | None = None
     """Relative error of the table (the worst, of several) that 95% of its source rows stay within."""
     outside: Annotated[float, Field(strict=True, ge=1), AS_REAL] = 1.0
-    """Largest factor by which the shape of one of them (widths, context, ranks; not the tokens or sequences of a step)
-    lies outside the measured ones; 1: all lie within."""
+    """Largest factor by which one of them lies outside what was measured: its shape (widths, context, ranks) or its
+    size (tokens, sequences or bytes of a step); 1: all lie within."""
     count: Count
     """Distinct operators."""
     count_outside: CountOrZero = 0
-    """Those whose shape lies outside."""
+    """Those that lie outside."""
 
 
 class Provenance(Spec):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from planner.costs.exchange_laws import HOPS, LAWS, Phase
-from planner.costs.linear import PiecewiseLinear, constant, roofline, tamed
+from planner.costs.linear import PiecewiseLinear, Watch, constant, roofline, tamed
 from planner.costs.routing import Collective, Copies
 from planner.kernels.answer import Answer
 from planner.kernels.collectives import ALL_GATHER, ALL_REDUCE, EXCHANGE, REDUCE_SCATTER, Law
@@ -60,6 +60,7 @@ class Fabric:
         slowdown: factor that rates and latencies above already hold, and that fixed times take as well.
         collectives: measured tables of the engine, or of the user, on the pool's GPU.
         measured_on: links that these were measured on; the pool's own where None.
+        is_traced: whether `watches` learn what is asked for.
     """
 
     domain: int
@@ -71,10 +72,15 @@ class Fabric:
     slowdown: float = 1.0
     collectives: Collectives | None = field(default=None, repr=False, compare=False)
     measured_on: Fabric | None = field(default=None, repr=False, compare=False)
+    is_traced: bool = field(default=False, repr=False, compare=False)
     asked: dict[tuple[str, tuple[float, ...]], Answer | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
     """Collectives that were asked for, by table and key: what was measured of them, or None where a law answered."""
+    watches: dict[tuple[str, tuple[float, ...]], Watch] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """The largest value of the table's variable that a collective was asked for at."""
     _known: dict[tuple[str, tuple[float, ...]], PiecewiseLinear] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -185,7 +191,8 @@ class Fabric:
             answer = self.collectives.time_ms(name, key, law, reference) if self.collectives else None
             self.asked[name, key] = answer
             self._known[name, key] = law if answer is None else tamed(answer.time)
-        return self._known[name, key]
+        time = self._known[name, key]
+        return time.watched(self.watches.setdefault((name, key), Watch())) if self.is_traced else time
 
     def _reduce_law(self, ranks: int) -> PiecewiseLinear:
         """An all-reduce by law, ms over bytes of the message."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from planner.costs.linear import PiecewiseLinear
+from planner.costs.linear import PiecewiseLinear, Watch
 from planner.costs.operators import Operator
 
 
@@ -37,11 +37,15 @@ class Kernels:
         self._known: dict[Operator, tuple[KernelLibrary, PiecewiseLinear]] = {}
         self.used: dict[Operator, KernelLibrary] = {}
         """The operators asked for here, with the library that answered."""
+        self.watches: dict[Operator, Watch] = {}
+        """The largest tokens, sequences or prompts that an operator's time was asked for at, where `traced`."""
+        self._traced = False
 
     def traced(self) -> Kernels:
-        """The same times, found once for both, with nothing asked for yet."""
+        """The same times, found once for both, with nothing asked for yet and all that is asked for watched."""
         other = Kernels(self.libraries)
         other._known = self._known
+        other._traced = True
         return other
 
     def time_ms(self, operator: Operator) -> PiecewiseLinear:
@@ -50,7 +54,9 @@ class Kernels:
         if known is None:
             known = self._known[operator] = self._find(operator)
         self.used[operator] = known[0]
-        return known[1]
+        if not self._traced:
+            return known[1]
+        return known[1].watched(self.watches.setdefault(operator, Watch()))
 
     def _find(self, operator: Operator) -> tuple[KernelLibrary, PiecewiseLinear]:
         for library in self.libraries:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -19,6 +19,13 @@ FAR = 2.0**60
 """Beyond any argument: more tokens, sequences or bytes than a step can have."""
 
 
+@dataclass(eq=False)
+class Watch:
+    """The largest argument that a function was asked for, through whatever was made of it."""
+
+    largest: float = 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class PiecewiseLinear:
     """A continuous, non-decreasing, piecewise-linear function on [0, inf).
@@ -28,16 +35,27 @@ class PiecewiseLinear:
         y: values at the knots, shape (k,).
         slope: slope after the last knot.
         error: largest relative error against the function that it stands for; 0 where it is exact.
+        watches: told of every argument, each times a factor: those of the functions that this one was made of.
     """
 
     x: FloatArray
     y: FloatArray
     slope: float
     error: float = 0.0
+    watches: tuple[tuple[Watch, float], ...] = ()
 
     def __call__(self, at: ArrayLike) -> FloatArray:
         """Values at `at`, of the same shape."""
-        return np.asarray(np.interp(np.asarray(at, dtype=float), *self._knots))
+        at = np.asarray(at, dtype=float)
+        if self.watches and at.size:
+            largest = float(at.max())
+            for watch, factor in self.watches:
+                watch.largest = max(watch.largest, largest * factor)
+        return self._at(at)
+
+    def _at(self, at: FloatArray) -> FloatArray:
+        """Values without any watch told, for what is made of functions."""
+        return np.asarray(np.interp(at, *self._knots))
 
     @cached_property
     def _knots(self) -> tuple[FloatArray, FloatArray]:
@@ -47,13 +65,12 @@ class PiecewiseLinear:
 
     def scaled(self, factor: float, *, stretch: float = 1.0) -> PiecewiseLinear:
         """The function u -> factor * f(stretch * u)."""
-        return PiecewiseLinear(self.x / stretch, factor * self.y, factor * stretch * self.slope, self.error)
+        watches = tuple((watch, by * stretch) for watch, by in self.watches) if factor else ()
+        return PiecewiseLinear(self.x / stretch, factor * self.y, factor * stretch * self.slope, self.error, watches)
 
-    def shifted(self, offset: float) -> PiecewiseLinear:
-        """The function u -> f(u + offset) for u >= 0, offset >= 0."""
-        keep = self.x > offset
-        x = np.concatenate(([0.0], self.x[keep] - offset))
-        return PiecewiseLinear(x, self(x + offset), self.slope, self.error)
+    def watched(self, watch: Watch) -> PiecewiseLinear:
+        """The same function, whose arguments `watch` learns."""
+        return replace(self, watches=(*self.watches, (watch, 1.0)))
 
 
 def tamed(time: PiecewiseLinear) -> PiecewiseLinear:
@@ -120,8 +137,9 @@ def total(parts: Iterable[PiecewiseLinear]) -> PiecewiseLinear:
     x = np.unique(np.concatenate([part.x for part in parts]))
     y = np.zeros_like(x)
     for part in parts:
-        y += part(x)
-    return PiecewiseLinear(x, y, sum(part.slope for part in parts), max(part.error for part in parts))
+        y += part._at(x)
+    watches = tuple(watch for part in parts for watch in part.watches)
+    return PiecewiseLinear(x, y, sum(part.slope for part in parts), max(part.error for part in parts), watches)
 
 
 def fit(

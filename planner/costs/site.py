@@ -83,7 +83,9 @@ class Site:
 
     def traced(self) -> Site:
         """The same site with nothing asked for yet, so that it tells what the layouts computed on it ask for."""
-        return replace(self, kernels=self.kernels.traced(), fabric=replace(self.fabric), _attention={}, _experts={})
+        return replace(
+            self, kernels=self.kernels.traced(), fabric=replace(self.fabric, is_traced=True), _attention={}, _experts={}
+        )
 
     @cached_property
     def lengths(self) -> Lengths:

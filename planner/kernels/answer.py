@@ -17,8 +17,10 @@ class Answer:
         outside: 1.0 where the operator lies within the measured keys, else the factor by which it lies outside on the
             worst axis (the efficiency at the edge is carried over).
         origin: the table.
+        last: value of the variable up to which curves were measured.
     """
 
     time: PiecewiseLinear
     outside: float
     origin: Origin
+    last: float

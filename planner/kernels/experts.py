@@ -8,6 +8,7 @@ cancels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -116,7 +117,7 @@ class ExpertTables:
         dtype, family = found
         grid = family.grid
         times = np.zeros_like(grid)
-        outside = 1.0
+        outside, last = 1.0, math.inf
         for near, weight in _nearest(family, shape):
             curves, beyond = _of_ranks(family, family.shapes[near], operator.ranks)
             yardstick = self._yardstick(operator, grid, dispatched=beyond > 1.0 or dtype.startswith(WIDE))
@@ -128,12 +129,14 @@ class ExpertTables:
             for index, part in zip(around.curves, around.weights, strict=True):
                 share = self._share(dtype, family, int(curves[index]), operator)
                 times += weight * part * yardstick * np.interp(aligned, np.log(grid), share)
+                furthest = float(family.balanced.knots(int(curves[index]))[0][-1])
+                last = min(last, furthest * (near[2] / near[3]) / (shape[2] / shape[3]))
         if shape not in family.shapes:
             outside = max(outside, _outside(family, shape))
         times = np.maximum.accumulate(times)
         slope = float((times[-1] - times[-2]) / (grid[-1] - grid[-2]))
         line = PiecewiseLinear(np.append(0.0, grid), np.append(times[0], times), slope)
-        return Answer(line, outside, family.balanced.origin)
+        return Answer(line, outside, family.balanced.origin, last)
 
     def _family(self, operator: GroupedGemm, shape: Shape) -> tuple[str, _Family] | None:
         """The number format's tables. FP4 has several formats: the one that was measured for the shape goes first."""

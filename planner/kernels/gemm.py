@@ -64,7 +64,8 @@ class GemmTables:
         times = np.maximum.accumulate(roofline(x) * share)
         slope = float(roofline.slope * share[-1])
         kept = [0] + [1 + knot for knot in _chords(x[1:].tolist(), times[1:].tolist(), KNOT_ERROR)]
-        return Answer(PiecewiseLinear(x[kept], times[kept], slope, KNOT_ERROR), around.outside, table.origin)
+        time = PiecewiseLinear(x[kept], times[kept], slope, KNOT_ERROR)
+        return Answer(time, around.outside, table.origin, min(float(knots[-1]) for knots, _ in curves))
 
 
 def _chords(x: list[float], time: list[float], error: float) -> list[int]:

@@ -507,7 +507,7 @@ class LatentAttentionTables:
             slope += share * work.slope * float(ratio[-1])
         ends = operator.first_context, operator.last_context
         outside = max([outside, *(outside_of(measured.grid.points, *ends) for measured, _ in grids)])
-        return Answer(through(x, times, slope), outside, origin)
+        return Answer(through(x, times, slope), outside, origin, float(x[-1]))
 
     def _prefill(
         self,
@@ -528,7 +528,7 @@ class LatentAttentionTables:
         times = alone(x) * ratio + (whole(x) - alone(x)) * marginal
         slope = alone.slope * float(ratio[-1]) + (whole.slope - alone.slope) * marginal
         outside = max([outside, *(outside_of(measured.grid.points, new, equal) for measured, _ in grids)])
-        return Answer(through(x, times, slope), outside, origin)
+        return Answer(through(x, times, slope), outside, origin, float(x[-1]))
 
 
 def _blended(grids: list[tuple[_Measured, float]], x: FloatArray, point: float) -> FloatArray:

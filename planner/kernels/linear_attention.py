@@ -155,7 +155,7 @@ def _layer(state: float, attention: LinearAttention) -> LinearAttention:
 def _answer(work: PiecewiseLinear, x: FloatArray, times: FloatArray, outside: float, origin: Origin) -> Answer:
     """Analytic time at the efficiency of measured and analytic times at `x`, shape (2, k)."""
     ratio = times[0] / times[1]
-    return Answer(through(x, work(x) * ratio, work.slope * float(ratio[-1])), outside, origin)
+    return Answer(through(x, work(x) * ratio, work.slope * float(ratio[-1])), outside, origin, float(x[-1]))
 
 
 def _delta_net(attention: LinearAttention) -> bool:

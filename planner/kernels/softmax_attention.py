@@ -196,7 +196,8 @@ class SoftmaxAttentionTables:
         cap = math.inf if measured else window
         time = surface.mean(operator.first_context, operator.last_context, cap)
         furthest = min(operator.last_context, window)
-        return Answer(time, max(surface.outside, furthest / surface.last), surface.origin)
+        outside = max(surface.outside, furthest / surface.last)
+        return Answer(time, outside, surface.origin, float(surface.batches[-1]))
 
     def _prefill(self, operator: PrefillAttention, attention: Core) -> Answer | None:
         tp, kv_dtype = operator.tp, operator.kv_dtype
@@ -212,7 +213,8 @@ class SoftmaxAttentionTables:
         if low is not None:
             other = self._surface(PREFILL, group, attention, tp, kv_dtype, low).at(float(_prompt(pairs, low)))
             time = total([other.scaled(1.0 - float(share)), time.scaled(float(share))])
-        return Answer(time, max(surface.outside, tokens / surface.last), surface.origin)
+        outside = max(surface.outside, tokens / surface.last)
+        return Answer(time, outside, surface.origin, float(surface.batches[-1]))
 
     def _group(self, kind: str, attention: Core, kv_dtype: Precision) -> _Group | None:
         """The tables nearest in head dimension and bytes per element that have the window or full attention."""

@@ -161,7 +161,8 @@ class UserKernels:
             (weight, table, curve, self._analytic.time_ms(query.moved(table.keys[curve].tolist())))
             for curve, weight in zip(near.curves, near.weights, strict=True)
         ]
-        return Answer(_fused(self._analytic.time_ms(operator), parts), near.outside, table.origin)
+        last = min(float(table.knots(curve)[0][-1]) for curve in near.curves)
+        return Answer(_fused(self._analytic.time_ms(operator), parts), near.outside, table.origin, last)
 
     def collectives(self, others: Collectives | None) -> Collectives | None:
         """The measured all-reduces, asked before `others`; just those where none was measured.
@@ -209,7 +210,7 @@ class UserKernels:
         stretched = replace(table, x=table.x / per_kernel)
         one = self._analytic.time_ms(replace(operator, bytes_per_token=per_kernel, kernels=1))
         time = _fused(self._analytic.time_ms(operator), [(1.0, stretched, 0, one)])
-        return Answer(time, 1.0, table.origin)
+        return Answer(time, 1.0, table.origin, float(stretched.x[-1]))
 
     def _experts(self, operator: GroupedGemm) -> Answer | None:
         """The two products by their measured efficiency; gather, activation and scatter as the analytic model has them.
@@ -240,7 +241,8 @@ class UserKernels:
             x, time = table.knots(curve)
             ratios[curve] = np.interp(np.log(pairs), np.log(x), time / self._products_ms(operator, x, experts))
         time_ms = np.maximum.accumulate(around + products * _across(np.log(measured_active), ratios, np.log(active)))
-        return Answer(_chords(tokens, time_ms), outside, table.origin)
+        last = float(np.interp(table.x[-1], pairs, tokens))
+        return Answer(_chords(tokens, time_ms), outside, table.origin, last)
 
     def _products_ms(self, operator: GroupedGemm, pairs: FloatArray, active: ArrayLike) -> FloatArray:
         """Analytic time in ms of the two products alone, of `pairs` pairs over `active` experts."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.costs.linear import FloatArray, PiecewiseLinear, affine, constant, fit, roofline, tamed, total
+from planner.costs.linear import FloatArray, PiecewiseLinear, Watch, affine, constant, fit, roofline, tamed, total
 
 AT = np.concatenate(([0.0], np.geomspace(1e-3, 1e4, 400)))
 coefficients = st.floats(0.0, 100.0).map(lambda value: round(value, 3))
@@ -20,18 +20,23 @@ def test_a_roofline_is_the_maximum_of_its_lines(intercept: float, lines: list[tu
     np.testing.assert_allclose(roofline(intercept, lines)(AT), expected, rtol=1e-9, atol=1e-9)
 
 
-@given(first=lines, second=lines, factor=st.floats(0.1, 10.0), stretch=st.floats(0.1, 10.0), offset=st.floats(0, 50))
-def test_sum_scale_and_shift_act_pointwise(
-    first: list[tuple[float, float]],
-    second: list[tuple[float, float]],
-    factor: float,
-    stretch: float,
-    offset: float,
+@given(first=lines, second=lines, factor=st.floats(0.1, 10.0), stretch=st.floats(0.1, 10.0))
+def test_sum_and_scale_act_pointwise(
+    first: list[tuple[float, float]], second: list[tuple[float, float]], factor: float, stretch: float
 ) -> None:
     f, g = roofline(1.0, first), roofline(0.5, second)
     np.testing.assert_allclose(total([f, g, constant(2.0), affine(1.0, 3.0)])(AT), f(AT) + g(AT) + 3 + 3 * AT)
     np.testing.assert_allclose(f.scaled(factor, stretch=stretch)(AT), factor * f(stretch * AT), rtol=1e-9)
-    np.testing.assert_allclose(f.shifted(offset)(AT), f(AT + offset), rtol=1e-9)
+
+
+def test_watches_learn_the_largest_argument_through_what_is_made_of_a_function() -> None:
+    alone, scaled, unused = Watch(), Watch(), Watch()
+    f = affine(1.0, 2.0)
+    made = total([f.watched(alone), f.watched(scaled).scaled(3.0, stretch=0.5), f.watched(unused).scaled(0.0)])
+    assert (alone.largest, scaled.largest) == (0.0, 0.0)  # making it asks nothing
+    np.testing.assert_allclose(made(AT), f(AT) + 3.0 * f(0.5 * AT))
+    made(1.0)
+    assert (alone.largest, scaled.largest, unused.largest) == (AT.max(), 0.5 * AT.max(), 0.0)
 
 
 def test_an_empty_sum_is_zero() -> None:

@@ -72,6 +72,20 @@ def test_slowdown_scales_every_answer() -> None:
         assert two(rows) == pytest.approx(1.3 * one(rows), rel=1e-12)
 
 
+@pytest.mark.parametrize("operator", [DENSE, attention(GQA), attention(MLA), experts(Precision.FP8)])
+@pytest.mark.parametrize("engine", Engine)
+def test_beyond_the_last_measured_size_the_time_is_one_line(engine: Engine, operator: Operator) -> None:
+    """What `last` says is where the table ends: no row lies beyond, and the efficiency of the edge goes on."""
+    library = MeasuredKernels(H200, engine)
+    time = library.time_ms(operator)
+    assert time is not None
+    answer = library.used[operator].answer
+    rows = [table.x.max() for table in tables_of(H200.id, Engine(answer.origin.framework)).values()]
+    assert 1 <= answer.last <= max(rows)
+    later = np.linspace(1.0, 4.0, 9) * max(answer.last, time.x[-1])
+    assert np.diff(time(later), 2) == pytest.approx(0.0, abs=1e-9 * float(time(later[-1])))
+
+
 def test_every_shipped_file_belongs_to_the_catalogue_and_opens() -> None:
     files = sorted(TABLES.glob("*/*.npz"))
     assert len(files) == 27

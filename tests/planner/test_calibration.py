@@ -200,8 +200,12 @@ def test_a_query_outside_is_flagged_with_how_far(tmp_path: Path) -> None:
     assert words([entry]).endswith("1 operator up to 1.5x outside what was measured")
     assert operators_of([site.traced()]) == ()
     traced = site.traced()
-    traced.kernels.time_ms(inside)
+    time = traced.kernels.time_ms(inside)
     assert [(each.count, each.count_outside) for each in operators_of([traced])] == [(1, 0)]
+    last = traced.kernels.libraries[0].used[inside].answer.last
+    for tokens, factor in ((last, 1.0), (2.5 * last, 2.5), (last, 2.5)):
+        time(tokens)
+        assert [each.outside for each in operators_of([traced])] == [factor]
 
 
 def shipped(folder: Path, gpu: str, engine: str) -> None:

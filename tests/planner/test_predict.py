@@ -238,6 +238,20 @@ def test_one_output_token_has_no_tpot() -> None:
         assert 1e-3 * reached.ttft_ms * reached.request_rate_rps == pytest.approx(8, rel=ROUNDING)
 
 
+def test_batches_beyond_the_measured_ones_are_flagged() -> None:
+    def decode(batch: int) -> tuple[float, int]:
+        document = {"model": "llama-3.1-8b", "workload": loop(batch, 40, 20), "worker": {"tp": 1, "batch": batch}}
+        found = predict(build(Configuration, changed(LOOP, gpu="h200", **document)))
+        assert found.provenance is not None
+        (entry,) = [each for each in found.provenance.operators if each.operator == "decode_attention"]
+        return entry.outside, entry.count_outside
+
+    within, beyond, further = decode(64), decode(4000), decode(8000)
+    assert within == (1.0, 0)
+    assert beyond == (pytest.approx(further[0] / 2, rel=0.05), 1)
+    assert beyond[0] > 1.5
+
+
 def test_shared_sites_change_nothing() -> None:
     alone = predict(build(Configuration, LOOP))
     shared = predicted()
