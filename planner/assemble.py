@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from formulations.table import Role as TableRole
 from planner.accuracy.known import throughput_error
-from planner.costs.layout import Layout
 from planner.costs.site import Site
 from planner.costs.worker import Worker
 from planner.options.block import OptionBlock
+from planner.pools import worker_pool
 from planner.provenance import provenance
 from planner.reevaluate import Latency, Load, evaluate
 from planner.solve import Solved
@@ -217,33 +217,12 @@ def _check(part: ServiceSpace, latency: Latency) -> None:
 def _pools(part: ServiceSpace, chosen: _Chosen, names: _UnitNames) -> tuple[PoolPlan, ...]:
     block, row = chosen.block, chosen.row
     family = block.families[int(block.family[row])]
-    lengths = part.sites[0].lengths
     chunks, slots = int(block.chunks[row]), int(block.slots[row])
     if isinstance(family, Worker):
-        role = _worker_role(part, chosen.group)
-        layout: Layout = family.layout
-        lanes = slots if role is Role.PREFILL else layout.dp
-        return (
-            PoolPlan(
-                role=role,
-                gpu_pool=family.site.pool.name,
-                replicas=chosen.servers,
-                gpus_per_replica=layout.gpus,
-                tp=layout.tp,
-                dp=layout.dp,
-                ep=layout.ep,
-                moe_tp=layout.moe_tp,
-                pp=layout.pp,
-                expert_slots=layout.expert_slots,
-                batch=slots,
-                chunk_tokens=math.ceil(lanes * lengths.input / chunks) if chunks else 0,
-                microbatches=layout.pp * (2 if layout.overlap else 1),
-                utilisation=1.0,
-            ),
-        )
+        return (worker_pool(family, _worker_role(part, chosen.group), chosen.servers, slots, chunks),)
     copies, microbatches = int(block.replicas[row]), int(block.microbatches[row])
     unit = names.next()
-    chunk = math.ceil(lengths.input / chunks) if chunks else 0
+    chunk = math.ceil(part.sites[0].lengths.input / chunks) if chunks else 0
     attention = PoolPlan(
         role=Role.ATTENTION,
         gpu_pool=family.attention_site.pool.name,

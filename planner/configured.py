@@ -19,6 +19,7 @@ from planner.options.decode import DECODE_STEP_TOKENS
 from planner.options.layouts import expert_slots, fits_domains, heads_divide, widths_divide
 from planner.options.server import AfdServer, Server, WorkerServer
 from planner.options.targets import Targets
+from planner.pools import worker_pool
 from planner.reevaluate import server_of
 from planner.space import ServiceSpace
 from specs import catalog
@@ -323,8 +324,8 @@ def _worker(given: WorkerLayout, site: Site, field: str, role: Role, clients: in
         worker.reservation(decode=True).bytes(on_rank),
         worker.activation_bytes(step_tokens),
     )
-    pool = _worker_pool(role, site, layout, given.replicas, slots, chunks, layout.dp)
-    return Part(role, server, given.replicas, slots, chunks, {role: memory}, (pool,) if slots else (), held)
+    pools = (worker_pool(worker, role, given.replicas, slots, chunks),) if slots else ()
+    return Part(role, server, given.replicas, slots, chunks, {role: memory}, pools, held)
 
 
 def _prefill(given: WorkerLayout, site: Site) -> Part:
@@ -343,8 +344,7 @@ def _prefill(given: WorkerLayout, site: Site) -> Part:
         worker.reservation(decode=False).bytes(on_rank),
         worker.activation_bytes(step_tokens),
     )
-    pool = _worker_pool(Role.PREFILL, site, layout, given.replicas, prompts, chunks, prompts)
-    pools = (pool,) if slots else ()
+    pools = (worker_pool(worker, Role.PREFILL, given.replicas, slots, chunks),) if slots else ()
     server = WorkerServer(worker)
     return Part(Role.PREFILL, server, given.replicas, slots, chunks, {Role.PREFILL: memory}, pools, held)
 
@@ -360,27 +360,6 @@ def _slots(held: int, batch: int | None, clients: int | None, replicas: int) -> 
     """Slots of one replica: no more than memory holds, than were asked for, and than there are clients."""
     slots = held if batch is None else min(held, batch)
     return slots if clients is None else min(slots, math.ceil(clients / replicas))
-
-
-def _worker_pool(
-    role: Role, site: Site, layout: Layout, replicas: int, slots: int, chunks: int, lanes: int
-) -> PoolPlan:
-    return PoolPlan(
-        role=role,
-        gpu_pool=site.pool.name,
-        replicas=replicas,
-        gpus_per_replica=layout.gpus,
-        tp=layout.tp,
-        dp=layout.dp,
-        ep=layout.ep,
-        moe_tp=layout.moe_tp,
-        pp=layout.pp,
-        expert_slots=layout.expert_slots,
-        batch=max(slots, 1),
-        chunk_tokens=math.ceil(lanes * site.lengths.input / chunks) if chunks else 0,
-        microbatches=layout.pp * (2 if layout.overlap else 1),
-        utilisation=1.0,
-    )
 
 
 # -- AFD units ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -10,6 +9,7 @@ from rich.text import Text
 
 from planner.view.explain_view import proof_panel, why_panels
 from planner.view.figures import MODE_NAMES, layout, milliseconds, number, objective_value, percent
+from planner.view.pools_view import pools_view
 from specs.plan import Deployment, Plan, PoolPlan, Role, ServicePlan, Status
 from specs.scenario import Scenario
 from specs.service import Slo
@@ -73,7 +73,7 @@ def _service(service: ServicePlan, slo: Slo | None) -> list[RenderableType]:
                     _times(deployment, slo),
                 )
             )
-        parts.append(_pools(deployment))
+        parts.append(pools_view(deployment.pools, utilisation=True))
         parts += [Text(f"  {line}", style="dim") for line in _units(deployment)]
         if deployment.binding:
             parts.append(Padding(Text(f"held back by {'; '.join(deployment.binding)}", style="dim"), (0, 0, 0, 2)))
@@ -98,27 +98,6 @@ def _times(timed: ServicePlan | Deployment, slo: Slo | None) -> Text:
     if slo is not None and text:
         text.append(f"  ({slo.statistic.value})", "dim")
     return text
-
-
-def _pools(deployment: Deployment) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("role", no_wrap=True)
-    table.add_column("GPU pool", overflow="fold")
-    table.add_column("replicas x GPUs", justify="right", no_wrap=True)
-    table.add_column("layout", overflow="fold")
-    for name in ("batch", "chunk", "utilisation"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for pool in deployment.pools:
-        table.add_row(
-            pool.role.value,
-            pool.gpu_pool,
-            f"{pool.replicas} x {pool.gpus_per_replica} = {pool.gpus}",
-            layout(pool),
-            number(pool.batch),
-            number(pool.chunk_tokens) if pool.chunk_tokens else "-",
-            percent(round(pool.utilisation, 3)),
-        )
-    return Padding(table, (0, 0, 0, 2))
 
 
 def _units(deployment: Deployment) -> list[str]:

@@ -6,7 +6,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from planner.view.figures import MODE_NAMES, layout, milliseconds, number, percent
+from planner.view.figures import MODE_NAMES, milliseconds, number, percent
+from planner.view.pools_view import pools_view
 from specs.plan import Role
 from specs.prediction import Benchmark, Configuration, Memory, Obstacle, Prediction
 from specs.scenario import Pool
@@ -26,7 +27,7 @@ def predict_view(prediction: Prediction, configuration: Configuration) -> Render
     if prediction.benchmark is not None:
         parts += [_benchmark(prediction.benchmark), Text()]
     if prediction.pools:
-        parts += [_pools(prediction)]
+        parts += [pools_view(prediction.pools, utilisation=False)]
     parts += [Text("Memory of one GPU", style="bold"), _memory(prediction.memory)]
     for kind, operators in prediction.breakdown.items():
         parts += [Text(), *_breakdown(_STEPS.get(kind, kind), operators)]
@@ -93,26 +94,6 @@ def _refusal(prediction: Prediction) -> RenderableType:
     assert prediction.obstacle is not None
     text = Text.assemble((_OBSTACLES[prediction.obstacle], "bold red"), f"  {prediction.reason}")
     return Padding(text, (0, 0, 1, 2))
-
-
-def _pools(prediction: Prediction) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("role", no_wrap=True)
-    table.add_column("GPU pool", overflow="fold")
-    table.add_column("replicas x GPUs", justify="right", no_wrap=True)
-    table.add_column("layout", overflow="fold")
-    for name in ("batch", "chunk"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for pool in prediction.pools:
-        table.add_row(
-            pool.role.value,
-            pool.gpu_pool,
-            f"{pool.replicas} x {pool.gpus_per_replica} = {pool.gpus}",
-            layout(pool),
-            number(pool.batch),
-            number(pool.chunk_tokens) if pool.chunk_tokens else "-",
-        )
-    return Padding(table, (0, 0, 0, 2))
 
 
 def _memory(memory: dict[Role, Memory]) -> RenderableType:

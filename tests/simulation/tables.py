@@ -1,12 +1,14 @@
-"""Random step times and requests."""
+"""Random step times and requests, and what it means that two runs of them are the same."""
 
 import math
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
-from planner.simulation.closed_loop import Policy, Requests
+from planner.simulation.closed_loop import Policy, Requests, Run
 from planner.simulation.steps import StepTimes
+from tests.oracles.closed_loop_run import Seen
 
 
 def rising(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
@@ -52,3 +54,11 @@ def random_policy(rng: np.random.Generator, budget: int) -> Policy:
 def plain(policy: Policy) -> Policy:
     """The policy without late looks, holding back and lag."""
     return replace(policy, poll_steps=1, wait_steps=0, wait_tokens=0.0, lag_steps=0.0, delay_ms=0.0)
+
+
+def same(found: Run, expected: Seen) -> None:
+    """Request by request; requests that see their first token or end together come in any order."""
+    np.testing.assert_allclose(np.sort(found.ttft_ms), np.sort(expected.ttft_ms), rtol=1e-9)
+    tpot = [value for value in expected.tpot_ms if value is not None]
+    np.testing.assert_allclose(np.sort(found.tpot_ms), np.sort(np.array(tpot, dtype=float)), rtol=1e-9, atol=1e-9)
+    assert found.end_ms == pytest.approx(expected.end_ms, rel=1e-9)

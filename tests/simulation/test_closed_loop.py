@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from planner.simulation.closed_loop import Policy, Requests, Run, run, sample
+from planner.simulation.closed_loop import Policy, Requests, run, sample
 from planner.simulation.steps import StepTimes
 from specs.workload import DiscreteLength, MeanLength
 from tests.oracles.closed_loop_run import Seen, aggregated
-from tests.simulation.tables import plain, random_policy, random_requests, random_times
+from tests.simulation.tables import plain, random_policy, random_requests, random_times, same
 
 Case = tuple[StepTimes, Policy, int, int, Requests]
 
@@ -62,14 +62,6 @@ def simulated(case: Case) -> Seen:
         queries=times.queries,
         accepted=times.tokens_per_step,
     )
-
-
-def same(found: Run, expected: Seen) -> None:
-    """Request by request; requests that see their first token or end together come in any order."""
-    np.testing.assert_allclose(np.sort(found.ttft_ms), np.sort(expected.ttft_ms), rtol=1e-9)
-    tpot = [value for value in expected.tpot_ms if value is not None]
-    np.testing.assert_allclose(np.sort(found.tpot_ms), np.sort(np.array(tpot, dtype=float)), rtol=1e-9)
-    assert found.end_ms == pytest.approx(expected.end_ms, rel=1e-9)
 
 
 @pytest.mark.parametrize("first", range(0, 400, 50))

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from planner.simulation.closed_loop import Policy, Requests, Run
+from planner.simulation.closed_loop import Policy, Requests
 from planner.simulation.handed_over import Pair, run_pair
 from tests.oracles.closed_loop_run import Seen, handed_over
-from tests.simulation.tables import random_policy, random_times
+from tests.simulation.tables import random_policy, random_times, same
 
 Case = tuple[Pair, Policy, int, Requests]
 
@@ -55,13 +55,6 @@ def simulated(case: Case) -> Seen:
         outputs=[int(tokens) for tokens in requests.output_tokens],
         accepted=pair.decode.tokens_per_step,
     )
-
-
-def same(found: Run, expected: Seen) -> None:
-    np.testing.assert_allclose(np.sort(found.ttft_ms), np.sort(expected.ttft_ms), rtol=1e-9)
-    tpot = [value for value in expected.tpot_ms if value is not None]
-    np.testing.assert_allclose(np.sort(found.tpot_ms), np.sort(np.array(tpot, dtype=float)), rtol=1e-9, atol=1e-9)
-    assert found.end_ms == pytest.approx(expected.end_ms, rel=1e-9)
 
 
 @pytest.mark.parametrize("first", range(0, 400, 50))
