@@ -20,6 +20,7 @@ from specs.quantities import (
     Real,
     TokensOrZero,
 )
+from specs.scenario import Scenario, resolve_pool
 from specs.service import Mode
 
 PLAN_SCHEMA: Literal["cleave.plan/1"] = "cleave.plan/1"
@@ -195,6 +196,9 @@ class ServicePlan(Spec):
         for period, share in shares.items():
             if abs(share - 1.0) > RELATIVE_TOLERANCE:
                 raise SpecError(f"the shares of period {period} must sum to 1, got {share:g}", field="deployments")
+        if len(shares) == 1:
+            total = sum(deployment.throughput_tok_s for deployment in self.deployments)
+            _agree(self.throughput_tok_s, total, "throughput_tok_s", "that of its deployments")
         return self
 
 
@@ -339,12 +343,20 @@ class Explanation(Spec):
     notes: tuple[str, ...] = ()
 
 
+def _agree(value: float, expected: float, field: str, what: str) -> None:
+    """Refuse a figure that differs from what the rest of the plan makes of it."""
+    if abs(value - expected) > RELATIVE_TOLERANCE * max(1.0, abs(expected)):
+        raise SpecError(f"must be {what}, {expected:g}, got {value:g}", field=field)
+
+
 class Plan(Spec):
     """What is answered."""
 
     schema_id: Literal["cleave.plan/1"] = Field(alias="schema")
     status: Status
     objective: Objective
+    scenario: Scenario | None = None
+    """The question, every default written out: what launch files and reports need beside the answer."""
     certificate: Certificate
     services: tuple[ServicePlan, ...] = ()
     gpus_used: dict[Name, CountOrZero] = Field(default_factory=dict)
@@ -370,7 +382,53 @@ class Plan(Spec):
                 field="certificate.incumbent",
             )
         self._check_gpus()
+        if self.scenario is not None:
+            self._check_scenario(self.scenario)
         return self
+
+    def _check_scenario(self, scenario: Scenario) -> None:
+        """The plan answers its scenario: services and modes, GPUs of the cluster, price and objective value."""
+        asked, given = ([each.name for each in part] for part in (scenario.services, self.services))
+        if self.services and asked != given:
+            raise SpecError(
+                f"must be those of the scenario in its order, {', '.join(asked)}; got {', '.join(given)}",
+                field="services",
+            )
+        for s, (service, planned) in enumerate(zip(scenario.services, self.services, strict=False)):
+            for d, deployment in enumerate(planned.deployments):
+                if deployment.mode not in service.modes:
+                    raise SpecError(
+                        f"must be a mode of the service ({', '.join(service.modes)}), got {deployment.mode.value}",
+                        field=f"services[{s}].deployments[{d}].mode",
+                    )
+        pools = {pool.name: pool for pool in scenario.cluster.pools}
+        for name in sorted({*self.gpus_used, *self.gpus_idle}):
+            if name not in pools:
+                raise SpecError(f"unknown pool; the cluster has {', '.join(pools)}", field=f"gpus_used.{name}")
+        for name, pool in pools.items():
+            used, idle = self.gpus_used.get(name, 0), self.gpus_idle.get(name, 0)
+            if used + idle != pool.count:
+                raise SpecError(
+                    f"GPUs used and idle must be the pool's {pool.count}, got {used} + {idle}",
+                    field=f"gpus_idle.{name}",
+                )
+        cost = 0.0
+        for p, pool in enumerate(scenario.cluster.pools):
+            try:
+                cost += self.gpus_used.get(pool.name, 0) * resolve_pool(pool).cost_per_gpu_hour
+            except SpecError as error:
+                raise SpecError(error.message, field=f"scenario.cluster.pools[{p}].{error.field}") from error
+        _agree(self.cost_per_hour, cost, "cost_per_hour", "the price of the GPUs used")
+        if self.objective != scenario.objective:
+            raise SpecError("must be that of the scenario", field="objective")
+        if self.certificate.incumbent is not None and self.objective.quantity in ("throughput", "cost", "gpus"):
+            weights = {service.name: service.weight for service in scenario.services}
+            value = {
+                "throughput": sum(weights[service.name] * service.throughput_tok_s for service in self.services),
+                "cost": cost,
+                "gpus": float(sum(self.gpus_used.values())),
+            }[self.objective.quantity]
+            _agree(self.certificate.incumbent, value, "certificate.incumbent", f"the plan's {self.objective.quantity}")
 
     def _check_gpus(self) -> None:
         """GPUs used are the peak over periods of what the pools hold."""

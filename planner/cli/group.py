@@ -13,6 +13,10 @@ COMMANDS = {
     "validate": "Score the predictions against measured points.",
     "predict": "Say what one configuration reaches, without any search.",
     "calibrate": "Measure the kernels that a model needs on this machine's GPU.",
+    "render": "Write the files that launch a plan.",
+    "check": "Count the GPUs of launch files again, and look for mistakes in them.",
+    "report": "Write a plan as one page for people to read.",
+    "serve": "Answer over HTTP, with a web page.",
     "catalog": "Show the GPUs, models and workloads known by name.",
 }
 """Short help by command; the command is `command` in the module of its name here."""

@@ -127,3 +127,44 @@ def test_gpus_used_is_the_peak_over_periods() -> None:
     night["pools"] = [{**PREFILL, "replicas": 1}, {**ATTENTION, "replicas": 2}, FFN]
     plan = changed("services.0.deployments", [PLAN["services"][0]["deployments"][0], night])
     assert Plan.model_validate(plan).gpus_used == {"b200": 88}
+
+
+SCENARIO: dict[str, Any] = {
+    "schema": "cleave.scenario/1",
+    "cluster": {"pools": [{"name": "b200", "gpu": "b200", "count": 128, "cost_per_gpu_hour": 3.9}]},
+    "services": [
+        {"name": "coding", "model": "deepseek-ai/DeepSeek-V3.2", "slo": {"ttft_ms": 100, "tpot_ms": 15},
+         "workload": {"input_tokens": 4000, "output_tokens": 1000}},
+    ],
+    "objective": {"maximize": "throughput"},
+}  # fmt: skip
+
+
+def test_a_plan_may_carry_its_scenario() -> None:
+    plan = Plan.model_validate({**PLAN, "scenario": SCENARIO})
+    assert plan.scenario is not None
+    assert Plan.model_validate_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("cost_per_hour", 300.0, "must be the price of the GPUs used, 343.2"),
+        ("gpus_idle", {"b200": 39}, "must be the pool's 128, got 88 \\+ 39"),
+        ("gpus_idle", {"b200": 40, "h200": 8}, "unknown pool; the cluster has b200"),
+        ("objective", {"minimize": "cost"}, "must be that of the scenario"),
+        ("services.0.name", "chat", "must be those of the scenario in its order, coding; got chat"),
+        ("services.0.throughput_tok_s", 4400.0, "must be that of its deployments, 4000"),
+        ("certificate", {"incumbent": 5000.0, "bound": 5000.0, "gap": 0.0}, "must be the plan's throughput, 4000"),
+    ],
+)
+def test_a_plan_that_contradicts_its_scenario_is_refused(path: str, value: object, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Plan.model_validate({**changed(path, value), "scenario": SCENARIO})
+
+
+def test_a_mode_that_the_service_does_not_allow_is_refused() -> None:
+    scenario = copy.deepcopy(SCENARIO)
+    scenario["services"][0]["modes"] = ["aggregated", "afd"]
+    with pytest.raises(ValidationError, match="must be a mode of the service \\(aggregated, afd\\)"):
+        Plan.model_validate({**PLAN, "scenario": scenario})
