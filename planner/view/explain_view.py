@@ -116,15 +116,15 @@ def relaxation_table(relaxations: Sequence[Relaxation]) -> RenderableType:
     named = len({relaxation.service for relaxation in relaxations}) > 1
     parts: list[RenderableType] = []
     heading = ""
-    for alike in _alike(relaxations):
-        first = alike[0]
+    for group in alike(relaxations):
+        first = group[0]
         mode = MODE_NAMES[first.mode.value]
         title = f"{first.service or 'all services'}: {mode}" if named else mode
         if title != heading:
             heading = title
             parts.append(Text(title, style="italic"))
             parts.append(table := _relaxation_grid())
-        dimensions = ", ".join(_DIMENSIONS.get(each.dimension, each.dimension) for each in alike)
+        dimensions = ", ".join(DIMENSION_NAMES.get(each.dimension, each.dimension) for each in group)
         if first.needed is None:
             change = Text("nothing suffices", style="red")
         else:
@@ -143,10 +143,10 @@ def _relaxation_grid() -> Table:
     return table
 
 
-_DIMENSIONS = {"ttft": "TTFT", "tpot": "TPOT", "gpus": "GPUs"}
+DIMENSION_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "gpus": "GPUs"}
 
 
-def _alike(relaxations: Sequence[Relaxation]) -> list[list[Relaxation]]:
+def alike(relaxations: Sequence[Relaxation]) -> list[list[Relaxation]]:
     """Relaxations in order; those of one service and mode that nothing satisfies, for the same reason, together."""
     groups: dict[tuple[object, ...], list[Relaxation]] = {}
     for number_, each in enumerate(relaxations):
