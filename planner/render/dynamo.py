@@ -164,7 +164,7 @@ def _arguments(component: Component, table: EngineTable, process: Process) -> It
     """The engine's flags that are left to a worker."""
     if table.engine is Engine.TRTLLM:
         # Dynamo's TensorRT-LLM worker reads the engine's YAML file, and takes none of the server's other flags.
-        yield from ("--model", component.service.model, "--extra-engine-args")
+        yield from ("--model", component.weights, "--extra-engine-args")
         yield from (f"{kubernetes.CONFIG_PATH}/{name}" for name in process.files)
         return
     program = table.server

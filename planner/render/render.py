@@ -13,7 +13,7 @@ from planner.render.target import Target
 from specs.engine_table import EngineTable, engine_table
 from specs.errors import SpecError
 from specs.plan import Plan
-from specs.service import Engine
+from specs.service import Engine, Mode
 
 Tables = Callable[[Engine], EngineTable]
 """The flag table of an engine's version in use."""
@@ -56,8 +56,18 @@ def render(plan: Plan, target: Target, *, engine_version: str | None = None) -> 
                 f"names a version of one engine, and the plan uses {', '.join(engines)}; accepted: leave it out",
                 field="--engine-version",
             )
-    files = _files(target)(wanted, partial(engine_table, version=engine_version))
+    files = _files(target)(wanted, _tables(wanted, engine_version))
     return {_checked(path): text for path, text in files.items()}
+
+
+def _tables(launch: Launch, version: str | None) -> Tables:
+    """The tables of one version, or of each engine's default for the modes that it serves here."""
+    afd = {d.service.engine for d in launch.deployments if d.mode in (Mode.AFD, Mode.PREFILL_DECODE_AFD)}
+
+    def table_of(engine: Engine) -> EngineTable:
+        return engine_table(engine, version, mode=Mode.AFD if engine in afd else Mode.AGGREGATED)
+
+    return table_of
 
 
 def _files(target: Target) -> Callable[[Launch, Tables], Mapping[str, str]]:
