@@ -294,7 +294,10 @@ def _space_words(space: Space, solved: Solved) -> dict[str, str | int | float | 
     """What was searched, in words and numbers."""
     workers = sum(len(part.workers) for part in space.services)
     units = sum(int(unit.copies.size) for part in space.services for unit in part.units)
+    titles = [title for part in space.services if part.launch is not None for title in part.launch.titles]
+    launchable = {"launchable": tuple(dict.fromkeys(titles))} if titles else {}
     return {
+        **launchable,
         "modes": tuple(sorted({mode.value for part in space.services for mode in part.service.modes})),
         "worker layouts": workers,
         "AFD units (attention replicas x FFN replica x micro-batches)": units,

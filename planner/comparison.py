@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from planner.assemble import build
 from planner.explanation import explained
+from planner.launchable import REPLICAS_APART, blocked_by, placed_apart
 from planner.relax import least_tpot_ms, relaxations, words
 from planner.solve import Progress, solve
 from planner.space import Slowdown, Space
@@ -41,7 +45,10 @@ def compare_modes(
     pareto: bool,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Every mode that all services allow, alone.
+    """Every mode that all services allow, alone: the best plan, and the best one that the engines can launch.
+
+    Where a service asks for launchable plans, those are compared, and the best plan stands beside each with the rules
+    that block it; where none asks it is the other way round. A plan that can be launched needs no second solve.
 
     Args:
         space: the declared space, with all modes.
@@ -56,17 +63,18 @@ def compare_modes(
     """
     modes, notes = _shared_modes(space)
     notes += space.calibration.notes(space.pools)
+    asked = any(part.service.launchable for part in space.services)
+    pair = _Pair(space, asked, gap, slowdown)
     spaces: dict[Mode, Space] = {}
     plans: dict[Mode, Plan] = {}
+    both: dict[Mode, _Answers] = {}
     for number, mode in enumerate(modes):
-        dead = _dead_from_the_start(space, mode)
-        if dead is not None:
-            continue
         if progress is not None:
             progress(f"{mode.value}: best plan", None, None)
-        spaces[mode] = in_modes(space, {part.index: (mode,) for part in space.services})
-        solved = solve(spaces[mode], gap=gap, time_limit_s=max(clock.left_s / (len(modes) - number), 0.1))
-        plans[mode] = explained(spaces[mode], solved, build(spaces[mode], solved, gap=gap))
+        both[mode] = pair.answers(mode, clock.part(1.0 / (len(modes) - number)))
+        answer = both[mode].launchable if asked else both[mode].best
+        if answer is not None:
+            spaces[mode], plans[mode] = answer
     maximizing = space.scenario.objective.maximizing
     values = {m: p.certificate.incumbent for m, p in plans.items() if p.certificate.incumbent is not None}
     best = (max if maximizing else min)(values, key=lambda mode: values[mode], default=None)
@@ -89,9 +97,7 @@ def compare_modes(
         results.append(
             ModeResult(
                 mode=mode,
-                status=Status.INFEASIBLE if plan is None else plan.status,
-                value=value,
-                plan=plan,
+                **both[mode].fields(),
                 reason=reason,
                 relaxations=changes,
                 pareto=curves.get(mode, ()),
@@ -102,8 +108,92 @@ def compare_modes(
         objective=space.scenario.objective,
         modes=tuple(results),
         best=best,
+        launchable=asked,
         notes=tuple(notes),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    """The best plan of a mode and the best launchable one, each with the space it was found in; None: dead at once."""
+
+    best: tuple[Space, Plan] | None
+    launchable: tuple[Space, Plan] | None
+    blocked: tuple[str, ...] = ()
+    same: bool = False
+
+    def fields(self) -> dict[str, Any]:
+        """Fields of a `ModeResult`."""
+        best = self.best[1] if self.best is not None else None
+        launchable = self.launchable[1] if self.launchable is not None else None
+        return {
+            "status": Status.INFEASIBLE if best is None else best.status,
+            "value": None if best is None else best.certificate.incumbent,
+            "plan": best,
+            "launchable_value": None if launchable is None else launchable.certificate.incumbent,
+            # One plan for both is written once.
+            "launchable_plan": launchable if launchable is not None and launchable.services and not self.same else None,
+            "blocked_by": self.blocked,
+        }
+
+
+class _Pair:
+    """A space with and without the rules of its engines."""
+
+    def __init__(self, space: Space, asked: bool, gap: float, slowdown: Slowdown) -> None:
+        self._space, self._asked, self._gap, self._slowdown = space, asked, gap, slowdown
+
+    @cached_property
+    def _free(self) -> Space:
+        return _with_launchable(self._space, self._slowdown, launchable=False) if self._asked else self._space
+
+    @cached_property
+    def _bound(self) -> Space:
+        return self._space if self._asked else _with_launchable(self._space, self._slowdown, launchable=True)
+
+    def answers(self, mode: Mode, clock: Clock) -> _Answers:
+        """The best plan of a mode; and the best launchable one, by a second solve where it may be another."""
+        best = self._best(self._free, mode, clock.part(0.5))
+        if best is None:
+            return _Answers(None, None)
+        found = best[1]
+        if not found.services:
+            # Without a plan nothing can be launched; the reason is looked for in the space that was asked about.
+            return _Answers(best, self._best(self._bound, mode, clock) if self._asked else None)
+        services = [part.service for part in self._bound.services if part.service.launchable]
+        names = {service.name for service in services}
+        blocked = blocked_by(services, _only(found, names))
+        apart = any(placed_apart(each) for served in found.services for each in served.deployments)
+        if not blocked and not apart:
+            answer = _in_mode(self._space, mode), found.model_copy(update={"scenario": self._space.scenario})
+            return _Answers(answer, answer, same=True)
+        launchable = self._best(self._bound, mode, clock)
+        if not blocked and (launchable is None or not launchable[1].services):
+            blocked = (REPLICAS_APART,)
+        return _Answers(best, launchable, blocked)
+
+    def _best(self, space: Space, mode: Mode, clock: Clock) -> tuple[Space, Plan] | None:
+        if _dead_from_the_start(space, mode) is not None:
+            return None
+        one = _in_mode(space, mode)
+        solved = solve(one, gap=self._gap, time_limit_s=max(clock.left_s, 0.1))
+        return one, explained(one, solved, build(one, solved, gap=self._gap))
+
+
+def _with_launchable(space: Space, slowdown: Slowdown, *, launchable: bool) -> Space:
+    """The space of the same scenario whose services all ask, or all do not ask, for what engines can launch."""
+    services = tuple(part.service.model_copy(update={"launchable": launchable}) for part in space.services)
+    scenario = space.scenario.model_copy(update={"services": services})
+    return Space.of(scenario, space.pools, slowdown, space.calibration)
+
+
+def _in_mode(space: Space, mode: Mode) -> Space:
+    return in_modes(space, {part.index: (mode,) for part in space.services})
+
+
+def _only(plan: Plan, names: Set[str]) -> Plan:
+    """A plan with some of its services."""
+    return plan.model_copy(update={"services": tuple(each for each in plan.services if each.name in names)})
 
 
 def _shared_modes(space: Space) -> tuple[list[Mode], list[str]]:

@@ -313,7 +313,17 @@ class FractionalService(ServiceSpace):
     def like(part: ServiceSpace) -> FractionalService:
         """The same layouts; refusals are counted apart."""
         rejected = {mode: Counter[str]() for mode in part.rejected}
-        return FractionalService(part.index, part.service, part.sites, part.targets, part.workers, part.units, rejected)
+        return FractionalService(
+            part.index,
+            part.service,
+            part.sites,
+            part.targets,
+            part.workers,
+            part.units,
+            rejected,
+            part.launch,
+            part.unlaunchable_units,
+        )
 
     def groups(self, mode: Mode, *, prune: bool = True, rival: Rival | None = None) -> ModeOptions | HandOver:
         """The options of a mode, decode servers at their largest batches; the arguments of `ServiceSpace.groups`."""
@@ -331,7 +341,7 @@ class FractionalService(ServiceSpace):
                 self.index,
                 mode,
                 self.targets.ttft_ms,
-                PrefillSide(self.workers, self.targets, transfer, rejected, prune=prune),
+                PrefillSide(self.prefill_workers(mode), self.targets, transfer, rejected, prune=prune),
                 CurveSide(self.servers(mode), self.targets, transfer.bytes_per_request, prune=prune),
             )
         return super().groups(mode, prune=prune, rival=rival)

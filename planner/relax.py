@@ -436,7 +436,7 @@ def least_latencies(
 def _paths(part: ServiceSpace, mode: Mode) -> Iterator[tuple[FloatArray, FloatArray]]:
     """(TTFT, TPOT) of servers, or of pairs of prefill and decode servers, with nearly no load."""
     if part.service.phase is Phase.PREFILL:
-        times = np.array([time for _, _, time in _prompts(part)])
+        times = np.array([time for _, _, time in _prompts(part, mode)])
         yield times, np.zeros_like(times)
         return
     if part.service.phase is Phase.FULL and mode not in HAND_OVER:
@@ -447,7 +447,7 @@ def _paths(part: ServiceSpace, mode: Mode) -> Iterator[tuple[FloatArray, FloatAr
         for _, _, tpot in decoding:
             yield np.zeros_like(tpot), tpot
         return
-    transfer, prompts = part.transfer(), _prompts(part)
+    transfer, prompts = part.transfer(), _prompts(part, mode)
     for rate in sorted({min(link, own) for link, _, _ in prompts for own, _, _ in decoding}):
         handed = [
             time + float(transfer.exposed_ms(np.ones(1), rate, np.array([chunks]), np.array([time]))[0])
@@ -459,10 +459,10 @@ def _paths(part: ServiceSpace, mode: Mode) -> Iterator[tuple[FloatArray, FloatAr
                 yield min(handed) + first, tpot
 
 
-def _prompts(part: ServiceSpace) -> list[tuple[float, int, float]]:
+def _prompts(part: ServiceSpace, mode: Mode) -> list[tuple[float, int, float]]:
     """(bytes/ms of its links, chunks, ms) of one prompt on every prefill worker whose memory holds it."""
     found = []
-    for worker in part.workers:
+    for worker in part.prefill_workers(mode):
         site = worker.site
         link = worker.layout.tp * worker.layout.pp * site.fabric.scale_out_bytes_per_ms
         for chunks in prefill.chunk_counts(site.lengths.input).tolist():
@@ -508,7 +508,7 @@ def _serving(part: ServiceSpace, mode: Mode) -> Iterator[tuple[FloatArray, Float
 
 def least_gpus(part: ServiceSpace, mode: Mode) -> int | None:
     """Fewest GPUs on which memory holds weights and one request: of one server, or of one on either side."""
-    computing = [w.layout.gpus for w in part.workers if w.largest_slots(0.0, decode=False)]
+    computing = [w.layout.gpus for w in part.prefill_workers(mode) if w.largest_slots(0.0, decode=False)]
     decoding = [
         int(server.gpus[server.slots_cap(np.zeros(server.copies.size)) > 0].min(initial=NO_GPUS))
         for _, server in part.servers(mode)
@@ -525,9 +525,9 @@ def least_gpus(part: ServiceSpace, mode: Mode) -> int | None:
 def least_memory_factor(part: ServiceSpace, mode: Mode) -> float | None:
     """Least factor on GPU memory with which some server, or some on either side, holds its weights and one request."""
     if part.service.phase is Phase.PREFILL:
-        sides = [_prefill_needs(part)]
+        sides = [_prefill_needs(part, mode)]
     elif part.service.phase is Phase.FULL and mode in HAND_OVER:
-        sides = [_prefill_needs(part), _decode_needs(part, mode)]
+        sides = [_prefill_needs(part, mode), _decode_needs(part, mode)]
     else:
         sides = [_decode_needs(part, mode)]
     least = [min(needs, default=math.inf) for needs in sides]
@@ -539,10 +539,10 @@ def _memory_factor(site: Site, needed_bytes: float) -> float:
     return (needed_bytes + site.engine.reserve_bytes) / site.engine.memory_fraction / site.pool.gpu.memory_bytes
 
 
-def _prefill_needs(part: ServiceSpace) -> list[float]:
+def _prefill_needs(part: ServiceSpace, mode: Mode) -> list[float]:
     return [
         _memory_factor(worker.site, _worker_bytes(worker, worker.site.lengths.input / chunks, decode=False))
-        for worker in part.workers
+        for worker in part.prefill_workers(mode)
         for chunks in prefill.chunk_counts(worker.site.lengths.input).tolist()
     ]
 

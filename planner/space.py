@@ -14,6 +14,7 @@ from planner.costs.sides import ACTIVATION_BYTES
 from planner.costs.site import Site
 from planner.costs.worker import Worker, dispatch_bytes
 from planner.kernels.calibration import NOT_CALIBRATED, Calibration
+from planner.launchable import Launchable, decoding_role
 from planner.options.block import Family, OptionBlock
 from planner.options.decode import NO_LEVEL, DecodeSide, Level
 from planner.options.layouts import DECODING_PIPELINE_DEGREES, afd_units, layouts
@@ -22,6 +23,7 @@ from planner.options.serve import Rival, serve_options
 from planner.options.server import AfdServer, Server, WorkerServer
 from planner.options.targets import Targets
 from specs.model import MoeFfn
+from specs.plan import Role as PoolRole
 from specs.scenario import ResolvedPool, Scenario, resolve_pool
 from specs.service import Mode, Phase, Service
 from specs.workload import ArrivalProcess
@@ -86,8 +88,10 @@ class ServiceSpace:
         sites: the service on each pool that it may use.
         targets: SLO and arrivals.
         workers: colocated workers whose weights fit.
-        units: AFD units of every pair of pools.
+        units: AFD units of every pair of pools; of a launchable service those that can be launched.
         rejected: refused options by reason, per mode.
+        launch: what its engine can launch; None where the service does not ask.
+        unlaunchable_units: AFD units that cannot be launched, by rule.
     """
 
     index: int
@@ -97,7 +101,11 @@ class ServiceSpace:
     workers: tuple[Worker, ...]
     units: tuple[AfdServer, ...]
     rejected: dict[Mode, Counter[str]] = field(default_factory=dict)
-    _prefill: dict[bool, tuple[PrefillSide, Counter[str]]] = field(default_factory=dict, repr=False)
+    launch: Launchable | None = None
+    unlaunchable_units: Counter[str] = field(default_factory=Counter)
+    _prefill: dict[tuple[bool, tuple[Worker, ...]], tuple[PrefillSide, Counter[str]]] = field(
+        default_factory=dict, repr=False
+    )
 
     @staticmethod
     def of(
@@ -123,9 +131,18 @@ class ServiceSpace:
             Worker(site, layout) for site in sites for layout in (layouts(site, shared) if colocated else ())
         )
         units: list[AfdServer] = []
-        if Mode.AFD in service.modes or Mode.PREFILL_DECODE_AFD in service.modes:
+        launch = Launchable.of(service, sites[0].model) if service.launchable else None
+        unlaunchable = Counter[str]()
+        with_units = [mode for mode in (Mode.AFD, Mode.PREFILL_DECODE_AFD) if mode in service.modes]
+        if launch is not None:
+            with_units = [mode for mode in with_units if launch.mode(mode, [site.pool for site in sites]) is None]
+        if with_units:
             afd = Counter[str]()
-            units = [unit for a in sites for f in sites for unit in afd_units(a, f, afd)]
+            every = (unit for a in sites for f in sites for unit in afd_units(a, f, afd))
+            if launch is None:
+                units = list(every)
+            else:
+                units = [kept for unit in every if (kept := launch.units(unit, unlaunchable)) is not None]
             for mode in (Mode.AFD, Mode.PREFILL_DECODE_AFD):
                 if mode in rejected:
                     rejected[mode].update(afd)
@@ -133,7 +150,7 @@ class ServiceSpace:
             if mode is not Mode.AFD:
                 counter.update(shared)
         targets = Targets.of(service, sites[0].workload)
-        return ServiceSpace(index, service, sites, targets, workers, tuple(units), rejected)
+        return ServiceSpace(index, service, sites, targets, workers, tuple(units), rejected, launch, unlaunchable)
 
     @property
     def moves_prefix_to(self) -> frozenset[str]:
@@ -185,19 +202,25 @@ class ServiceSpace:
             rival: what another mode reaches; a mode that serves whole requests gives up where it cannot reach that.
         """
         rejected = self.rejected[mode]
-        phase, servers = self.service.phase, self.servers(mode)
+        blocked = self.launch.mode(mode, [site.pool for site in self.sites]) if self.launch is not None else None
+        if blocked is not None:
+            rejected[blocked] += 1
+            return ModeOptions((), (), (NO_LEVEL,))
+        phase = self.service.phase
         if mode in (Mode.PREFILL_DECODE, Mode.PREFILL_DECODE_AFD):
             if phase is Phase.FULL:
                 return HandOver.of(self, mode, prune=prune)
             rejected[f"phase {phase.value} alone needs no hand-over: mode aggregated or afd covers it"] += 1
             return ModeOptions((), (), (NO_LEVEL,))
         if phase is Phase.PREFILL:
-            workers = self.workers if mode is Mode.AGGREGATED else ()
+            workers = self.prefill_workers(mode, rejected) if mode is Mode.AGGREGATED else ()
             side = PrefillSide(workers, self.targets, NO_TRANSFER, rejected, prune=prune)
             block = side.at([NO_LEVEL], [self.targets.ttft_ms])
         elif phase is Phase.DECODE:
+            servers = self.servers(mode, rejected)
             block = DecodeSide(servers, self.targets, 0.0, rejected, prune=prune).at([NO_LEVEL])
         else:
+            servers = self.servers(mode, rejected)
             block, given_up = serve_options(
                 servers, self.targets, self.prefix_load_ms, rejected, prune=prune, rival=rival
             )
@@ -206,22 +229,45 @@ class ServiceSpace:
         alone = (Group(self.index, mode, Role.SERVE, block),)
         return ModeOptions(alone, alone, (NO_LEVEL,))
 
-    def prefill_side(self, *, prune: bool) -> tuple[PrefillSide, Counter[str]]:
-        """Prefill options, which the P/D modes share, and what was refused among them."""
-        if prune not in self._prefill:
+    def prefill_side(self, mode: Mode, *, prune: bool) -> tuple[PrefillSide, Counter[str]]:
+        """Prefill options, which the P/D modes share where the same workers launch, and what was refused among them."""
+        by_rule = Counter[str]()
+        workers = self.prefill_workers(mode, by_rule)
+        key = prune, workers
+        if key not in self._prefill:
             refused = Counter[str]()
-            side = PrefillSide(self.workers, self.targets, self.transfer(), refused, prune=prune)
-            self._prefill[prune] = side, refused
-        return self._prefill[prune]
+            side = PrefillSide(workers, self.targets, self.transfer(), refused, prune=prune)
+            self._prefill[key] = side, refused
+        side, refused = self._prefill[key]
+        return side, refused + by_rule
 
-    def servers(self, mode: Mode) -> list[tuple[Family, Server]]:
-        """Whatever decodes in a mode.
+    def prefill_workers(self, mode: Mode, rejected: Counter[str] | None = None) -> tuple[Worker, ...]:
+        """Workers that may compute prompts alone; what cannot be launched is counted in `rejected`."""
+        return tuple(worker for worker in self.workers if self._launches(mode, PoolRole.PREFILL, worker, rejected))
+
+    def _launches(self, mode: Mode, role: PoolRole, worker: Worker, rejected: Counter[str] | None) -> bool:
+        if self.launch is None:
+            return True
+        rule = self.launch.worker(mode, role, worker.site.pool, worker.layout)
+        if rule is not None and rejected is not None:
+            rejected[rule] += 1
+        return rule is None
+
+    def servers(self, mode: Mode, rejected: Counter[str] | None = None) -> list[tuple[Family, Server]]:
+        """Whatever decodes in a mode and can be launched; what cannot is counted in `rejected`.
 
         In a closed loop there are no more requests than clients, and a batch that waits for more would claim a longer
         stay than they see: servers then stand once for every equal division of the clients over 1, 2, 3, 4, 6, 8, ...
         of them.
         """
-        servers = self.unlimited_servers(mode)
+        role = decoding_role(mode, self.service.phase)
+        servers = [
+            (family, server)
+            for family, server in self.unlimited_servers(mode)
+            if not isinstance(family, Worker) or self._launches(mode, role, family, rejected)
+        ]
+        if rejected is not None and mode in (Mode.AFD, Mode.PREFILL_DECODE_AFD):
+            rejected.update(self.unlaunchable_units)
         clients = self.sites[0].workload.arrival.concurrency
         if not self.closed_loop or clients is None:
             return servers
@@ -259,14 +305,14 @@ class HandOver:
     def of(space: ServiceSpace, mode: Mode, *, prune: bool) -> HandOver:
         """The P/D mode of a service."""
         rejected, transfer = space.rejected[mode], space.transfer()
-        prefill, refused = space.prefill_side(prune=prune)
+        prefill, refused = space.prefill_side(mode, prune=prune)
         rejected.update(refused)
         return HandOver(
             space.index,
             mode,
             space.targets.ttft_ms,
             prefill,
-            DecodeSide(space.servers(mode), space.targets, transfer.bytes_per_request, rejected, prune=prune),
+            DecodeSide(space.servers(mode, rejected), space.targets, transfer.bytes_per_request, rejected, prune=prune),
         )
 
     def first_levels(self) -> tuple[Level, ...]:

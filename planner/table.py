@@ -10,6 +10,7 @@ import numpy as np
 
 from formulations.table import OptionTable, Problem, Role
 from planner.costs.worker import Worker
+from planner.launchable import attention_block
 from planner.options.block import Family, IntArray, OptionBlock
 from planner.space import Group, Space, fabric_gbyte
 from specs.scenario import ResolvedPool, Scenario
@@ -80,7 +81,9 @@ def items_of(family: Family, replicas: int) -> dict[Item, int]:
     attention, ffn = family.attention_site.pool.name, family.ffn_site.pool.name
     if family.scale_up:
         return {(attention, replicas * family.tp + family.ffn_gpus): 1}
-    items = {(attention, family.tp): replicas}
+    near = family.attention_site
+    block = attention_block(near.service, near.pool, replicas * family.tp, family.tp)
+    items = {(attention, block): replicas * family.tp // block}
     items[(ffn, family.ffn_gpus)] = items.get((ffn, family.ffn_gpus), 0) + 1
     return items
 

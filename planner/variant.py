@@ -44,7 +44,7 @@ class Clock:
 
 
 def inapplicable(part: ServiceSpace, mode: Mode) -> str | None:
-    """Why no layout on any cluster could serve a service in a mode; None where one might."""
+    """Why no layout on any number of these GPUs could serve a service in a mode; None where one might."""
     phase = part.service.phase
     if mode in DISAGGREGATED_FFN and part.sites[0].moe is None:
         return "a dense model has no experts to disaggregate"
@@ -52,6 +52,8 @@ def inapplicable(part: ServiceSpace, mode: Mode) -> str | None:
         return f"phase {phase.value} alone needs no hand-over from prefill to decode"
     if mode is Mode.AFD and phase is Phase.PREFILL:
         return "AFD disaggregates decode steps, and phase prefill has none"
+    if part.launch is not None:
+        return part.launch.mode(mode, [site.pool for site in part.sites])
     return None
 
 

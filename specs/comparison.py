@@ -35,8 +35,15 @@ class ModeResult(Spec):
     mode: Mode
     status: Status
     value: Real | None = None
-    """Objective value; None without a plan."""
+    """Objective value of `plan`; None without one."""
     plan: Plan | None = None
+    """The best plan, whether the engines can launch it or not."""
+    launchable_value: Real | None = None
+    """Objective value of the best plan that the engines can launch; None where there is none."""
+    launchable_plan: Plan | None = None
+    """That plan where it is another than `plan`; None where `plan` can be launched, or nothing can."""
+    blocked_by: tuple[str, ...] = ()
+    """Rules of the engines that block `plan`; empty where it can be launched."""
     reason: str = ""
     """Why it loses or dies; empty for the best."""
     relaxations: tuple[Relaxation, ...] = ()
@@ -49,7 +56,15 @@ class ModeResult(Spec):
             raise SpecError(
                 f"{'is required' if found else 'must be null'} with status {self.status.value}", field="value"
             )
+        if self.launchable_plan is not None and self.launchable_value is None:
+            raise SpecError("is required beside launchable_plan", field="launchable_value")
         return self
+
+    def answer(self, *, launchable: bool) -> tuple[float | None, Plan | None]:
+        """Value and plan: of the best launchable plan, or of the best one."""
+        if not launchable or (self.launchable_plan is None and not self.blocked_by):
+            return self.value, self.plan
+        return self.launchable_value, self.launchable_plan
 
 
 class Comparison(Spec):
@@ -59,7 +74,9 @@ class Comparison(Spec):
     objective: Objective
     modes: tuple[ModeResult, ...] = Field(min_length=1)
     best: Mode | None = None
-    """None where no mode has a plan."""
+    """None where no mode has a plan such as the services ask for."""
+    launchable: bool = Field(default=False, strict=True)
+    """Whether a service asks for what its engine can launch: `best`, reasons and curves are of launchable plans."""
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -67,7 +84,8 @@ class Comparison(Spec):
         by_mode = {result.mode: result for result in self.modes}
         if len(by_mode) != len(self.modes):
             raise SpecError("must name each mode once", field="modes")
-        found = [mode for mode, result in by_mode.items() if result.value is not None]
+        answers = {mode: result.answer(launchable=self.launchable)[0] for mode, result in by_mode.items()}
+        found = [mode for mode, value in answers.items() if value is not None]
         if (self.best is None) == bool(found) or (self.best is not None and self.best not in found):
             accepted = ", ".join(mode.value for mode in found) or "null"
             raise SpecError(f"must be a mode that has a plan ({accepted}), got {self.best}", field="best")

@@ -146,7 +146,7 @@ class Service(Spec):
     """Tokens that each expert of a typical layer got, in any order and unit; the skew is then taken from them."""
     split: bool = Field(default=False, strict=True)
     """Whether several modes may serve shares of the traffic."""
-    launchable: bool = Field(default=False, strict=True)
+    launchable: bool = Field(default=True, strict=True)
     """Whether only what the engine can launch today may be planned."""
     limits: Limits = Limits()
 

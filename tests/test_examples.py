@@ -8,7 +8,7 @@ import pytest
 from specs.load import load_scenario, parse_scenario
 from specs.plan import Deployment, Plan, Role, Status
 from specs.scenario import Cluster, Scenario, resolve_pool
-from specs.service import Phase, Statistic
+from specs.service import Mode, Phase, Statistic
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FILES = sorted(EXAMPLES.glob("*.yaml"))
@@ -126,6 +126,17 @@ def test_both_gpu_types_together_beat_them_apart(name: str, compute_rich_role: R
 
 def uses(deployment: Deployment, role: Role, gpu_pool: str) -> bool:
     return any(pool.role is role and pool.gpu_pool == gpu_pool for pool in deployment.pools)
+
+
+@pytest.mark.parametrize("name", ["launchable-afd-gb200", "launchable-afd-h100-h200"])
+def test_the_best_launchable_plan_uses_afd(name: str) -> None:
+    scenario = load_scenario(EXAMPLES / f"{name}.yaml")
+    (service,) = scenario.services
+    assert service.launchable
+    best = solve(scenario)
+    assert {deployment.mode for deployment in best.services[0].deployments} == {Mode.AFD}
+    whole = service.model_copy(update={"modes": (Mode.AGGREGATED,)})
+    assert incumbent(best) > bound(solve(scenario.model_copy(update={"services": (whole,)})))
 
 
 def test_the_tail_costs_throughput() -> None:

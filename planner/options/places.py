@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from planner.costs.worker import Worker
+from planner.launchable import attention_block
 from planner.options.block import Family, IntArray, OptionBlock
 from planner.options.frontier import Places
 from planner.options.server import Server
@@ -26,12 +27,17 @@ def join_places(servers: Sequence[tuple[Family, Server]], *, links: bool) -> Pla
         else:
             kind = (family.attention_site.pool.name, family.ffn_site.pool.name, family.scale_up)
         number = kinds.setdefault(kind, len(kinds))
+        tp = np.ones(count, dtype=np.int64)
+        separate = kind[0] != kind[1]
         if kind[2]:
-            attention, block, tp = np.zeros(count, dtype=np.int64), server.gpus, 1
+            attention, block = np.zeros(count, dtype=np.int64), server.gpus
         else:
-            attention, block, tp = server.attention_gpus, server.gpus - server.attention_gpus, server.links
-        separate = int(kind[0] != kind[1])
-        columns.append((np.full(count, number), attention, block, np.full(count, tp), np.full(count, separate)))
+            attention, block = server.attention_gpus, server.gpus - server.attention_gpus
+            near = server.site
+            tp = np.array([attention_block(near.service, near.pool, gpus, server.links) for gpus in attention.tolist()])
+            # Blocks of several replicas do not fill what is left of an FFN block.
+            separate |= near.service.launchable
+        columns.append((np.full(count, number), attention, block, tp, np.full(count, separate)))
     kind_of, attention, block, tp_of, separate_of = (
         np.concatenate([column[i] for column in columns]).astype(np.int64) for i in range(5)
     )

@@ -19,17 +19,19 @@ def compare_view(comparison: Comparison, scenario: Scenario | None = None) -> Re
     """Draw one row and one reason for each mode, then the Pareto curves."""
     by_mode = {result.mode: result for result in comparison.modes}
     best = by_mode.get(comparison.best) if comparison.best else None
-    if best is None or best.value is None:
+    value = best.answer(launchable=comparison.launchable)[0] if best is not None else None
+    if best is None or value is None:
         head = Text("No mode has a plan", style="bold red")
     else:
         head = Text.assemble(
             (MODE_NAMES[best.mode.value], "bold green"),
             " is best: ",
-            (objective_value(comparison.objective, best.value), "bold"),
+            (objective_value(comparison.objective, value), "bold"),
+            ", of plans that the engines can launch" if comparison.launchable else "",
         )
     parts: list[RenderableType] = [head, _modes(comparison)]
     for result in comparison.modes:
-        parts += _details(result)
+        parts += _details(result, launchable=comparison.launchable)
     parts += [Text(f"- {note}") for note in comparison.notes]
     if any(result.pareto for result in comparison.modes):
         parts += [Text(), pareto_chart(comparison, scenario)]
@@ -43,11 +45,26 @@ def _modes(comparison: Comparison) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     for result in comparison.modes:
-        style = "bold green" if result.mode is comparison.best else "" if result.value is not None else "dim"
-        value = "-" if result.value is None else number(result.value)
-        cells = _reached(result.plan) if result.plan and result.plan.services else ("-",) * 4
-        table.add_row(MODE_NAMES[result.mode.value], value, *cells, result.status.value.replace("_", " "), style=style)
+        bold = "bold green" if result.mode is comparison.best else ""
+        name, status = MODE_NAMES[result.mode.value], result.status.value.replace("_", " ")
+        if not result.blocked_by:
+            cells = _cells(*result.answer(launchable=comparison.launchable))
+            table.add_row(name, *cells, status, style=bold if cells[0] != "-" else "dim")
+            continue
+        # The answer first; the other plan below it.
+        for launchable in (comparison.launchable, not comparison.launchable):
+            value, plan = result.answer(launchable=launchable)
+            what = "launchable" if launchable else "not launchable" if comparison.launchable else status
+            style = bold if launchable is comparison.launchable and value is not None else "dim"
+            table.add_row(name, *_cells(value, plan), "none launchable" if value is None else what, style=style)
+            name = ""
     return table
+
+
+def _cells(value: float | None, plan: Plan | None) -> tuple[str, ...]:
+    """Objective value and what the plan reaches."""
+    reached = _reached(plan) if plan is not None and plan.services else ("-",) * 4
+    return ("-" if value is None else number(value), *reached)
 
 
 def _reached(plan: Plan) -> tuple[str, ...]:
@@ -63,15 +80,20 @@ def _reached(plan: Plan) -> tuple[str, ...]:
     )
 
 
-def _details(result: ModeResult) -> list[RenderableType]:
+def _details(result: ModeResult, *, launchable: bool) -> list[RenderableType]:
     lines: list[RenderableType] = []
     name = SHORT_MODE_NAMES[result.mode.value]
-    if result.plan is not None and result.plan.services:
-        lines.append(Text.assemble((f"{name}: ", "bold"), (layout_summary(result.plan), "dim")))
+    _, plan = result.answer(launchable=launchable)
+    if plan is not None and plan.services:
+        lines.append(Text.assemble((f"{name}: ", "bold"), (layout_summary(plan), "dim")))
     if result.reason:
         label = (f"{name}: ", "bold") if not lines else ("", "")
         reason = Text.assemble(label, result.reason)
         lines.append(Padding(reason, (0, 0, 0, 2)) if lines else reason)
+    if result.blocked_by and result.plan is not None:
+        what = "the best plan" if launchable else "it"
+        blocked = Text(f"{what} ({layout_summary(result.plan)}) is blocked by {'; '.join(result.blocked_by)}", "dim")
+        lines.append(Padding(blocked, (0, 0, 0, 2)))
     if result.relaxations:
         lines.append(Padding(relaxation_table(result.relaxations), (0, 0, 0, 2)))
     return lines

@@ -34,6 +34,7 @@ from planner.options.layouts import afd_units, layouts
 from specs.scenario import ResolvedPool, Scenario, resolve_pool
 from specs.service import Mode, Service, Statistic
 from tests.formulations.brute_force import fits
+from tests.planner.naive_launchable import attention_items, mode_launches, unit_launches, worker_launches
 
 WAIT_PROBABILITY = 0.00148  # Halfin-Whitt at three standard deviations: 1 / (1 + 3 Phi(3) / phi(3))
 DECODE_TOKENS = 512.0  # tokens on a rank for which a decode step reserves activations
@@ -75,9 +76,12 @@ class Machine:
 
 def machines(sites: Sequence[Site], mode: Mode) -> Iterator[Machine]:
     """Whatever decodes in a mode."""
+    handed = "decode" if mode in (Mode.PREFILL_DECODE, Mode.PREFILL_DECODE_AFD) else None
     if mode in (Mode.AGGREGATED, Mode.PREFILL_DECODE):
         for pool, site in enumerate(sites):
             for layout in layouts(site, Counter()):
+                if not worker_launches(site.service, site.pool, layout, experts(site), handed=handed):
+                    continue
                 worker = Worker(site, layout)
                 rate = site.fabric.scale_out_bytes_per_ms
                 yield Machine(
@@ -98,7 +102,11 @@ def machines(sites: Sequence[Site], mode: Mode) -> Iterator[Machine]:
             for family in afd_units(near, far, Counter()):
                 unit, rate = family.unit, near.fabric.scale_out_bytes_per_ms
                 for copies, batches in zip(family.copies.tolist(), family.microbatches.tolist(), strict=True):
-                    items = [(a, unit.tp)] * copies + [(f, unit.ep * unit.moe_tp)]
+                    layout = unit.layout(copies, batches)
+                    if not unit_launches(near.service, near.pool, far.pool, layout, experts(near)):
+                        continue
+                    number, block = attention_items(near.service, near.pool, layout)
+                    items = [(a, block)] * number + [(f, unit.ep * unit.moe_tp)]
                     if unit.scale_up:
                         items = [(a, copies * unit.tp + unit.ep * unit.moe_tp)]
 
@@ -124,6 +132,10 @@ def machines(sites: Sequence[Site], mode: Mode) -> Iterator[Machine]:
                         mixed,
                         cap,
                     )
+
+
+def experts(site: Site) -> int:
+    return site.moe.experts if site.moe else 0
 
 
 @dataclass(frozen=True)
@@ -478,6 +490,8 @@ def prefill(ask: Ask, sites: Sequence[Site]) -> PrefillRows:
     rows: list[tuple[float, ...]] = []
     for pool, site in enumerate(sites):
         for layout in layouts(site, Counter()):
+            if not worker_launches(site.service, site.pool, layout, experts(site), handed="prefill"):
+                continue
             worker = Worker(site, layout)
             items = footprint([(pool, layout.gpus)])
             rate = site.fabric.scale_out_bytes_per_ms
@@ -611,6 +625,8 @@ def raw(service: Service, pools: Sequence[ResolvedPool]) -> Raw:
     ask = Ask(service, sites[0])
     alone, handed = [], []
     for mode in service.modes:
+        if not mode_launches(service, mode):
+            continue
         if mode in (Mode.AGGREGATED, Mode.AFD):
             alone.append(serve(ask, sites, mode))
         else:

@@ -1,4 +1,7 @@
-"""Small scenarios from catalogue models, deterministic by number."""
+"""Small scenarios from catalogue models, deterministic by number.
+
+They are free of what engines launch, so that all of the space is compared; `launchable_scenario` has the others.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from specs.scenario import Scenario
-from specs.service import Mode
+from specs.service import Engine, Mode
 
 DENSE = ("meta-llama/Llama-3.1-8B", "Qwen/Qwen3-32B")
 SPARSE = ("Qwen/Qwen3-30B-A3B", "openai/gpt-oss-120b", "mistralai/Mixtral-8x7B-v0.1")
@@ -37,6 +40,19 @@ def scenario(number: int) -> Scenario:
     return Scenario.model_validate(
         {"schema": "cleave.scenario/1", "cluster": {"pools": pools}, "services": services, "objective": objective}
     )
+
+
+def launchable_scenario(number: int) -> Scenario:
+    """The scenario of a number, limited to what its engine launches; where it has AFD, with AFD that launches."""
+    asked = scenario(number)
+    services = []
+    for each in asked.services:
+        change: dict[str, Any] = {"launchable": True}
+        if {Mode.AFD, Mode.PREFILL_DECODE_AFD} & set(each.modes):
+            modes = [Mode.PREFILL_DECODE_AFD if mode is Mode.AFD else mode for mode in each.modes]
+            change |= {"engine": Engine.VLLM, "model": "Qwen/Qwen3-30B-A3B", "modes": tuple(dict.fromkeys(modes))}
+        services.append(each.model_copy(update=change))
+    return asked.model_copy(update={"services": tuple(services)})
 
 
 def _pool(rng: np.random.Generator, name: str, counts: tuple[int, ...] = (4, 8, 8, 16)) -> dict[str, Any]:
@@ -81,4 +97,5 @@ def _service(rng: np.random.Generator, name: str, modes: list[Mode], *, small: b
         "modes": list(dict.fromkeys(modes)),
         "limits": {"tp": [1, 2]} if units and not small else {},
         "weight": float(rng.choice([1.0, 2.5])),
+        "launchable": False,
     }

@@ -16,10 +16,10 @@ ROUNDING = 1e-6
 
 
 def service(name: str = "chat", **changes: Any) -> Service:
-    """A chat service; `changes` are fields of the service, its workload or its SLO."""
+    """A chat service, whatever engines launch; `changes` are fields of the service, its workload or its SLO."""
     workload: dict[str, Any] = {"input_tokens": 1024, "output_tokens": 256, "prefix_tokens": 0}
     slo: dict[str, Any] = {"ttft_ms": 300.0, "tpot_ms": 20.0}
-    fields: dict[str, Any] = {"model": DENSE, "modes": COLOCATED}
+    fields: dict[str, Any] = {"model": DENSE, "modes": COLOCATED, "launchable": False}
     for key, value in changes.items():
         for part in (workload, slo):
             if key in part or (part is slo and key == "statistic"):

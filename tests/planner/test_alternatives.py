@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from formulations.table import Role
 from planner import api
 from planner.costs.worker import Worker
 from planner.ranking import LayoutKey, WithoutLayouts, layouts_of
@@ -42,8 +43,6 @@ def capacities(space: Space) -> dict[LayoutKey, tuple[int, float]]:
 
 
 def layout_keys(space: Space, workers: list[Worker]) -> Iterator[LayoutKey]:
-    from formulations.table import Role
-
     for worker in workers:
         yield LayoutKey.of(0, Mode.AGGREGATED, Role.SERVE, worker, 0, 0)
 
@@ -79,6 +78,21 @@ def test_alternatives_are_those_of_the_enumeration(tpot_ms: float) -> None:
     expected = enumerated(kinds, 6)
     found = [incumbent(plan) for plan in api.alternatives(asked, 6, gap=GAP)]
     assert found == pytest.approx(expected, rel=2 * GAP)
+
+
+def test_a_forbidden_prefill_layout_is_gone_even_where_prefill_was_searched_before() -> None:
+    asked = scenario(service(model=DENSE, modes=(Mode.PREFILL_DECODE,)))
+    searched = Space.of(asked)
+    first = layouts_of(solve(searched, gap=GAP, time_limit_s=30.0))
+    forbidden = frozenset(key for key in first if key.role is Role.PREFILL)
+    assert forbidden
+    values = []
+    for space in (searched, Space.of(asked)):
+        part = WithoutLayouts.of_part(space.services[0], forbidden)
+        solved = solve(Space(space.scenario, space.pools, (part,)), gap=GAP, time_limit_s=30.0)
+        assert not layouts_of(solved) & forbidden
+        values.append(solved.solution.incumbent)
+    assert values[0] == pytest.approx(values[1], rel=GAP)
 
 
 def used(plan: Plan) -> set[tuple[object, ...]]:

@@ -10,7 +10,7 @@ from planner.solve import solve
 from planner.space import Space
 from specs.scenario import Scenario, resolve_pool
 from tests.planner.brute_force import optimum
-from tests.planner.instances import scenario
+from tests.planner.instances import launchable_scenario, scenario
 from tests.planner.naive_layouts import naive_afd_units, naive_layouts
 
 GAP = 1e-3
@@ -40,6 +40,11 @@ def test_optimum(number):
     check(scenario(number))
 
 
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 13, 15, 18, 19, 23, 27, 31, 33, 38, 43])
+def test_optimum_of_what_engines_launch(number):
+    check(launchable_scenario(number))
+
+
 def test_instances_cover_every_kind():
     cases = [scenario(number) for number in range(52)]
     modes = Counter(mode for case in cases for service in case.services for mode in service.modes)
@@ -59,6 +64,7 @@ def large(modes: list[str], limits: dict, **given) -> Scenario:
         "slo": {"ttft_ms": 3000, "tpot_ms": 60},
         "modes": modes,
         "limits": limits,
+        "launchable": False,
         **given,
     }
     pool = {"name": "p", "gpu": "h200", "count": 16}

@@ -24,6 +24,7 @@ services:
     workload: {{input_tokens: 2000, output_tokens: 300}}
     slo: {{ttft_ms: {ttft}, tpot_ms: {tpot}}}
     modes: [prefill_decode]
+    launchable: false
 objective: {{maximize: throughput}}
 """
 

@@ -58,6 +58,7 @@ def scenario(
         "workload": {"input_tokens": tokens[0], "output_tokens": tokens[1]},
         "slo": slo or {"ttft_ms": 600, "tpot_ms": 40},
         "modes": list(modes),
+        "launchable": False,
     }
     return Scenario.model_validate(
         {
