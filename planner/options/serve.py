@@ -347,17 +347,19 @@ class _Candidates:
         else:
             grid = self.low[:, None] + np.rint((self.high - self.low)[:, None] * shares).astype(np.int64)
         grid = np.clip(grid, 1, last[:, None])
-        slots = np.concatenate([batch_of(grid, self.cap, parts), last_full(self.cap, parts)[:, None]], axis=1)
+        ends = np.stack([last_full(self.cap, parts), self.cap], axis=1)
+        slots = np.concatenate([batch_of(grid, self.cap, parts), ends], axis=1)
         filled = self.rates.filled(np.asarray(slots, dtype=float))
         little = filled.rate()
         # Points at the ends of the bracket are known already; asking again keeps the code in one piece.
-        low, high = around(grid, filled.holds(little)[:, :-1], last)
-        little, full_rate = little[:, :-1], little[:, -1]
+        low, high = around(grid, filled.holds(little)[:, :-2], last)
+        little, full_rate, cap_rate = little[:, :-2], little[:, -2], little[:, -1]
         rows, columns = np.arange(self.cap.size), grid.shape[1] - 1
         after = np.minimum((grid < high[:, None]).sum(axis=1), columns)
         first = np.maximum((grid <= low[:, None]).sum(axis=1) - 1, 0)
         low_rate = np.where(low > 0, little[rows, first], 0.0)
-        high_rate = np.where(high > last, np.where(low > 0, low_rate, 0.0), little[rows, after])
+        # Where nothing is known to break the SLO the bracket reaches up to what memory holds.
+        high_rate = np.where(high > last, cap_rate, little[rows, after])
         high_rate = np.where(high >= last, np.maximum(high_rate, full_rate), high_rate)
         # A grid inside the bracket may miss its ends: what is known of them stays.
         higher = self.low > low
