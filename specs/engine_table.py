@@ -1,7 +1,8 @@
 """What each version of an engine accepts on its command line: flags, values, environment variables and YAML keys.
 
 One table per engine and version lies in `specs/data/engines`, taken from the engine's own argument parser where that
-could be run. Code names a concept ("tensor_parallel"); the table knows the flag of the version.
+could be run. Code names a concept ("tensor_parallel"); the table knows the flag of the version. A version with a `+` is
+no release: its table extends that of a release, and it is used only where it is named.
 """
 
 from __future__ import annotations
@@ -214,8 +215,13 @@ def _index() -> dict[str, dict[str, Any]]:
 
 
 def versions(engine: Engine) -> tuple[str, ...]:
-    """Versions with a table, oldest first."""
+    """Versions with a table, oldest first; those that are no release among them."""
     return tuple(str(version) for version in _index()[engine.value]["versions"])
+
+
+def is_release(version: str) -> bool:
+    """Whether a version was released, candidates included: others have a `+` in their names."""
+    return "+" not in version
 
 
 def default_version(engine: Engine, mode: Mode = Mode.AGGREGATED) -> str:
@@ -243,7 +249,8 @@ def engine_table(engine: Engine, version: str | None = None, *, mode: Mode = Mod
     wanted = (version or default_version(engine, mode)).removeprefix("v")
     if wanted not in known:
         raise SpecError(
-            f"no flag table for {engine.value} {wanted!r}; nearest: {nearest_version(wanted, known)}; "
+            f"no flag table for {engine.value} {wanted!r}; "
+            f"nearest: {nearest_version(wanted, tuple(filter(is_release, known)))}; "
             f"accepted: {', '.join(known)}",
             field=FIELD,
         )
@@ -252,7 +259,20 @@ def engine_table(engine: Engine, version: str | None = None, *, mode: Mode = Mod
 
 @lru_cache(maxsize=32)
 def _table(engine: Engine, version: str) -> EngineTable:
-    return EngineTable.model_validate(_load(f"{engine.value}-{version}.yaml"))
+    content = _load(f"{engine.value}-{version}.yaml")
+    base = content.pop("extends", None)
+    if base is not None:
+        content = _extended(_load(f"{engine.value}-{base}.yaml"), content)
+    return EngineTable.model_validate(content)
+
+
+def _extended(base: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    """A table with the entries of another in it; an empty object empties."""
+    result = dict(base)
+    for key, value in content.items():
+        nested = isinstance(value, dict) and value and isinstance(result.get(key), dict)
+        result[key] = _extended(result[key], value) if nested else value
+    return result
 
 
 def nearest_version(wanted: str, known: tuple[str, ...]) -> str:

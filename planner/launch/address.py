@@ -18,7 +18,7 @@ class Ports:
         rpc: between the data-parallel ranks of an instance.
         rendezvous: where the nodes of an instance meet.
         bootstrap: where decode finds prefill (SGLang).
-        afd: where the attention and the FFN side meet.
+        afd: where the attention and the FFN side meet; SGLang takes the next one and the tenth after it, too.
         side_channel: first of those over which KV transfers are arranged (vLLM), one per data-parallel rank.
     """
 

@@ -70,7 +70,7 @@ def engine_process(
     if table.engine is Engine.SGLANG:
         from planner.launch.sglang import sglang_process
 
-        return sglang_process(component, table, address)
+        return sglang_process(component, table, address, partner)
     from planner.launch.trtllm import trtllm_process
 
     return trtllm_process(component, table, address, config_dir)

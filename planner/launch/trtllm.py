@@ -27,7 +27,7 @@ def trtllm_process(component: Component, table: EngineTable, address: Address, c
     sizes = settings_of(component)
     file = f"{component.name}.yaml"
     words = Words(table.server)
-    words.text(component.service.model)
+    words.text(component.weights)
     words.add("host", "0.0.0.0")
     words.add("port", address.ports.http)
     words.add("backend", "pytorch")

@@ -29,7 +29,7 @@ def vllm_process(component: Component, table: EngineTable, address: Address, par
     """
     sizes = settings_of(component)
     words = Words(table.server)
-    words.text(component.service.model)
+    words.text(component.weights)
     words.add("host", "0.0.0.0")
     words.add("port", address.ports.http)
     env: dict[str, str] = {}
@@ -162,7 +162,10 @@ def _afd(
     address: Address,
     partner: Component | None,
 ) -> None:
-    """One side of an AFD unit: two servers with the same numbers of ranks on either side."""
+    """One side of an AFD unit: two servers that are told the ranks of both sides.
+
+    Attention ranks are dealt out to FFN ranks as evenly as they go: at least as many as those, and any number.
+    """
     if not table.afd:
         reason = table.lacks.get("afd", "this version has no AFD")
         raise refuse(component, f"AFD: {reason}", ())
@@ -175,15 +178,19 @@ def _afd(
     if attention.plan.pp > 1 or ffn.plan.pp > 1:
         raise refuse(component, "AFD with pipeline stages", ())
     ranks, ffn_ranks = attention.instance_gpus, ffn.instance_gpus
-    if ranks % ffn_ranks:
+    if ranks < ffn_ranks:
         raise refuse(
-            component,
-            f"AFD of {ranks} attention ranks to {ffn_ranks} FFN ranks (attention ranks must be a "
-            "multiple of FFN ranks)",
-            (),
+            component, f"AFD of {ranks} attention ranks to {ffn_ranks} FFN ranks (at least as many as those)", ()
+        )
+    if attention.plan.tp > 1 and attention.dp > 1:
+        # vLLM would then shard the tokens of experts over TP, which the plugin refuses.
+        raise refuse(
+            component, f"AFD of {attention.dp} attention replicas with TP {attention.plan.tp} (one or TP 1)", ()
         )
     if attention.plan.microbatches > MICROBATCHES:
         raise refuse(component, f"AFD with {attention.plan.microbatches} micro-batches (1 or 2)", ())
+    if attention.plan.microbatches == MICROBATCHES and attention.dp == 1:
+        raise refuse(component, "AFD with two micro-batches of one attention replica (two replicas at least)", ())
     if settings_of(ffn).redundant_experts:
         raise refuse(component, "AFD with redundant experts", ())
     if component.role is Role.ATTENTION:
@@ -214,4 +221,4 @@ def _afd(
         },
         shell=True,
     )
-    env[table.variable("model_runner")] = "0"
+    env[table.variable("model_runner")] = str(table.afd["model_runner"])

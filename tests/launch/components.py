@@ -16,6 +16,7 @@ from specs.scenario import Pool, resolve_pool
 from specs.service import Mode, Service
 
 DEEPSEEK, QWEN, LLAMA = "deepseek-ai/DeepSeek-V3.2", "Qwen/Qwen3-235B-A22B", "meta-llama/Llama-3.1-70B"
+EXPERTS = {DEEPSEEK: 256, QWEN: 128}
 HERE = Address("0", "127.0.0.1", Ports(), {"ffn": "10.0.0.9", "attention": "10.0.0.8"})
 
 
@@ -58,13 +59,16 @@ def component(
     return Component(name or f"coding-{role}", asked, model(of), Mode(mode), resolved, pool, length)
 
 
-def unit(engine: str = "vllm", of: str = DEEPSEEK, *, a: int = 16, ep: int = 8, tp: int = 1, microbatches: int = 2,
-         mode: str = "afd", units: int = 1, **attention: Any) -> tuple[Component, Component]:  # fmt: skip
+def unit(engine: str = "vllm", of: str = DEEPSEEK, *, a: int = 16, ep: int = 8, moe_tp: int = 1, tp: int = 1,
+         microbatches: int = 2, mode: str = "afd", units: int = 1, expert_slots: int | None = None,
+         **pool: Any) -> tuple[Component, Component]:  # fmt: skip
     """The two sides of AFD units."""
-    shared = {"unit": "u", "units": units, "microbatches": microbatches}
-    first = component(engine, of, "attention", mode, replicas=a * units, tp=tp, **shared, **attention)
-    slots = {"expert_slots": 256} if of == DEEPSEEK else {}
-    second = component(engine, of, "ffn", mode, replicas=units, ep=ep, batch=64 * a, **shared, **slots)
+    shared = {"unit": "u", "units": units, "microbatches": microbatches, **pool}
+    first = component(engine, of, "attention", mode, replicas=a * units, tp=tp, **shared)
+    slots = EXPERTS.get(of, 0) if expert_slots is None else expert_slots
+    second = component(
+        engine, of, "ffn", mode, replicas=units, ep=ep, moe_tp=moe_tp, batch=64 * a, expert_slots=slots, **shared
+    )
     return first, second
 
 
@@ -80,7 +84,7 @@ def layouts(engine: str) -> Iterator[Component]:
                         for ep in {1, tp * dp, max(1, tp * dp // 2)} if moe else {1}:
                             for overlap in (1, 2):
                                 for extra in (0, 32) if of == DEEPSEEK and ep == tp * dp > 1 else (0,):
-                                    experts = {DEEPSEEK: 256, QWEN: 128, LLAMA: 0}[of]
+                                    experts = EXPERTS.get(of, 0)
                                     yield component(
                                         engine, of, role, mode, tp=tp, dp=dp, pp=pp, ep=ep, moe_tp=tp * dp // ep,
                                         expert_slots=experts + extra, batch=3 * dp * pp, microbatches=pp * overlap,
@@ -99,15 +103,23 @@ def launched(engine: str, version: str | None = None) -> Iterator[tuple[Componen
                 yield each, table, engine_process(each, table, Address(str(rank), "10.0.0.1", host=f"10.0.0.{rank}"))
             except SpecError:
                 break
+    for sides in _units_of(engine, version):
+        for each, partner in (sides, sides[::-1]):
+            table = table_for(each, version)
+            for rank in range(each.nodes):
+                address = Address(str(rank), "10.0.0.1", peers={"ffn": "10.0.0.9"})
+                yield each, table, engine_process(each, table, address, partner=partner)
+
+
+def _units_of(engine: str, version: str | None) -> Iterator[tuple[Component, Component]]:
+    """AFD units that a version launches."""
     if engine == "vllm" and version in (None, "0.30.0"):
         for mode in ("afd", "prefill_decode_afd"):
-            for a, ep, tp, microbatches in ((8, 8, 1, 1), (16, 8, 1, 2), (8, 8, 2, 2), (32, 16, 1, 2), (2, 1, 1, 1)):
-                sides = unit(of=DEEPSEEK, a=a, ep=ep, tp=tp, microbatches=microbatches, mode=mode)
-                for each, partner in (sides, sides[::-1]):
-                    table = table_for(each, version)
-                    for rank in range(each.nodes):
-                        address = Address(str(rank), "10.0.0.1", peers={"ffn": "10.0.0.9"})
-                        yield each, table, engine_process(each, table, address, partner=partner)
+            for a, ep, tp, microbatches in ((8, 8, 1, 1), (12, 8, 1, 2), (1, 8, 8, 1), (32, 16, 1, 2), (2, 1, 1, 1)):
+                yield unit(a=a, ep=ep, tp=tp, microbatches=microbatches, mode=mode)
+    if engine == "sglang" and version is not None and "+" in version:
+        for a in (1, 4, 8):
+            yield unit("sglang", QWEN, a=a, ep=a, microbatches=1)
 
 
 def parsed(process: Process, table: EngineTable, program: str = "server") -> dict[str, Any]:

@@ -11,9 +11,12 @@ import yaml
 from components import DEEPSEEK, HERE, LLAMA, QWEN, component, launched, parsed, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plans import plan_of
+from plans import unit as plan_unit
 
 from planner.launch.component import Component, DeploymentLaunch
 from planner.launch.process import Address, Ports, Process, Shell, engine_process, quote, router_process, table_for
+from planner.render import Target, render
 from specs.engine_table import EngineTable, engine_table, versions
 from specs.errors import SpecError
 from specs.service import Engine, Mode
@@ -37,7 +40,7 @@ def test_vllm_degrees_and_sizes(version: str) -> None:
         dp = int(flags.get("--data-parallel-size", 1))
         pp = int(flags.get("--pipeline-parallel-size", 1))
         assert tp * dp * pp == each.instance_gpus
-        assert flags[""] == [each.service.model]
+        assert flags[""] == [each.weights]
         assert int(flags["--max-model-len"]) == each.max_model_len
         afd = flags.get("--additional-config", {}).get("afd")
         if afd is None:
@@ -52,7 +55,9 @@ def test_vllm_degrees_and_sizes(version: str) -> None:
         else:
             assert afd["role"] == plan.role.value
             assert afd[f"num_{plan.role.value}_ranks"] == each.instance_gpus
-            assert afd["num_attention_ranks"] % afd["num_ffn_ranks"] == 0
+            assert afd["num_attention_ranks"] >= afd["num_ffn_ranks"]
+            assert process.env["VLLM_USE_V2_MODEL_RUNNER"] == "1"
+            assert tp == 1 or dp == 1
         assert int(flags["--max-num-batched-tokens"]) >= int(flags["--max-num-seqs"])
         prompts = math.ceil(plan.chunk_tokens / plan.dp)
         decoding = 0 if plan.role.value == "prefill" else int(flags["--max-num-seqs"])
@@ -94,7 +99,9 @@ def test_sglang_degrees_and_sizes(version: str) -> None:
     for each, table, process in launched("sglang", version):
         flags, plan = parsed(process, table), each.plan
         count += 1
-        assert flags["--model-path"] == each.service.model
+        if "--afd-role" in flags:
+            continue
+        assert flags["--model-path"] == each.weights
         assert int(flags["--tp-size"]) == plan.tp * plan.dp
         assert int(flags.get("--pp-size", 1)) == plan.pp
         assert int(flags.get("--ep-size", 1)) == plan.ep
@@ -104,6 +111,7 @@ def test_sglang_degrees_and_sizes(version: str) -> None:
         else:
             assert int(flags.get("--dp-size", 1)) == plan.dp
             assert ("--enable-dp-attention" in flags) == (plan.dp > 1)
+        assert ("--dist-init-addr" in flags) == (each.nodes > 1 or plan.dp > 1)
         assert plan.batch <= int(flags["--max-running-requests"]) < plan.batch + plan.dp
         assert int(flags["--max-running-requests"]) % plan.dp == 0
         assert ("--enable-two-batch-overlap" in flags) == (plan.microbatches > plan.pp)
@@ -166,6 +174,57 @@ def test_afd_sides_agree() -> None:
         assert first[flag] == second[flag]
 
 
+def test_sglang_afd_sides_agree() -> None:
+    attention, ffn = unit("sglang", QWEN, a=8, ep=8, microbatches=1)
+    table = engine_table(Engine.SGLANG, "0.5.21+pr36258")
+    there = Ports().shifted(3)
+    address = Address("0", "10.0.0.1", Ports(), {"ffn": "10.0.0.9"}, peer_ports={"ffn": there})
+    first = engine_process(attention, table, address, partner=ffn)
+    second = engine_process(ffn, table, Address("0", "10.0.0.9", there), partner=attention)
+    sides = [parsed(process, table) for process in (first, second)]
+    assert [side.pop("--afd-role") for side in sides] == ["attn", "ffn"]
+    assert sides[1].pop("--ep-size") == "8"
+    assert [side.pop("--dist-init-addr") for side in sides] == ["10.0.0.1:10016", f"10.0.0.9:{there.rendezvous}"]
+    assert [side.pop("--port") for side in sides] == ["8000", "8003"]
+    assert sides[0] == sides[1]
+    assert sides[0]["--afd-ffn-addr"] == f"10.0.0.9:{there.afd}"
+    assert {"--disable-cuda-graph", "--disable-overlap-schedule", "--enable-dp-attention"} <= set(sides[0])
+    assert sides[0]["--tp-size"] == sides[0]["--dp-size"] == "8"
+    assert first.env == second.env == {"DMLC_PS_ROOT_PORT": str(there.afd + 1)}
+    assert "pull request 36258" in first.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"of": DEEPSEEK}, "DeepSeek-V3.2 .Qwen3 MoE alone"),
+        ({"mode": "prefill_decode_afd"}, "behind P/D"),
+        ({"microbatches": 2}, "2 micro-batches"),
+        ({"tp": 2}, "TP 2 in an attention replica"),
+        ({"a": 16}, "16 attention GPUs to 8 FFN GPUs"),
+        ({"a": 16, "ep": 16}, "several nodes"),
+        ({"expert_slots": 136}, "redundant experts"),
+    ],
+)
+def test_sglang_afd_refusals(changes: dict, message: str) -> None:
+    sides = unit("sglang", **{"of": QWEN, "a": 8, "ep": 8, "microbatches": 1, **changes})
+    table = engine_table(Engine.SGLANG, "0.5.21+pr36258")
+    for each, partner in (sides, sides[::-1]):
+        with pytest.raises(SpecError, match=rf"AFD .*{message}.* in version 0\.5\.21\+pr36258; can: vllm"):
+            engine_process(each, table, HERE, partner=partner)
+
+
+def test_weights_of_an_own_model_are_its_folder() -> None:
+    for engine in Engine:
+        each = component(engine.value, tp=8)
+        own = each.service.model_copy(update={"model": "models/mine/config.json"})
+        process = engine_process(
+            Component(each.name, own, each.model, each.mode, each.pool, each.plan, 8192), table_for(each), HERE
+        )
+        assert "models/mine" in process.words
+        assert "models/mine/config.json" not in process.words
+
+
 REFUSALS = [
     (component(tp=2, dp=4, ep=4, moe_tp=2, expert_slots=256), "tensor-parallel shards.*can: sglang, trtllm"),
     (component(of=LLAMA, tp=1, dp=4), "data-parallel attention of a dense model; can: sglang"),
@@ -190,8 +249,9 @@ def test_refusals(each: Component, message: str) -> None:
 @pytest.mark.parametrize(
     ("sides", "message"),
     [
-        (unit(a=12, ep=8), "12 attention ranks to 8 FFN ranks"),
         (unit(a=4, ep=8), "4 attention ranks to 8 FFN ranks"),
+        (unit(a=8, ep=8, tp=2), "8 attention replicas with TP 2"),
+        (unit(a=1, ep=8, tp=8), "two micro-batches of one attention replica"),
         (unit(a=8, ep=8, microbatches=3), "3 micro-batches"),
         (unit("sglang"), "no SGLang release.*can: vllm"),
         (unit("trtllm"), "no TensorRT-LLM release.*can: vllm"),
@@ -388,3 +448,15 @@ def test_no_router_for_half_of_both_phases() -> None:
 def test_commands_have_one_flag_per_line() -> None:
     text = _process(component(tp=8))[0].shell()
     assert all(re.match(r"  --\S+( \S+)?( \\)?$", line) for line in text.splitlines()[1:])
+
+
+def test_render_for_the_pull_request_of_sglang() -> None:
+    sides = [side.model_copy(update={"microbatches": 1}) for side in plan_unit(2, 4, 4)]
+    plan = plan_of(sides, mode=Mode.AFD, engine=Engine.SGLANG)
+    files = render(plan, Target.SGLANG, engine_version="0.5.21+pr36258")
+    text = "\n".join(files.values())
+    assert text.count("--afd-role attn") == text.count("--afd-role ffn") == 2
+    assert "install StepMesh" in files["README.txt"]
+    for version in (None, "0.5.23", "0.5.21"):
+        with pytest.raises(SpecError, match=r"no SGLang release .*--engine-version 0\.5\.21\+pr36258.*; can: vllm"):
+            render(plan, Target.SGLANG, engine_version=version)

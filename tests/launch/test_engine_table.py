@@ -9,6 +9,7 @@ from specs.engine_table import (
     FlagKind,
     default_version,
     engine_table,
+    is_release,
     nearest_version,
     versions,
 )
@@ -79,6 +80,18 @@ def test_defaults() -> None:
     assert not engine_table(Engine.VLLM).afd
     assert engine_table(Engine.SGLANG, mode=Mode.AFD).version == default_version(Engine.SGLANG)
     assert engine_table(Engine.VLLM, "v0.33.0") is engine_table(Engine.VLLM)
+    assert all(is_release(default_version(engine, mode)) for engine in Engine for mode in Mode)
+
+
+def test_a_version_that_is_no_release_extends_one_and_is_never_the_nearest() -> None:
+    base, extended = (engine_table(Engine.SGLANG, version) for version in ("0.5.21", "0.5.21+pr36258"))
+    added = {"--afd-role", "--afd-transfer-backend", "--afd-ffn-addr"}
+    assert set(extended.server.flags) - set(base.server.flags) == added
+    assert base.lacks.keys() == {"afd"}
+    assert not extended.lacks
+    assert extended.router == base.router
+    with pytest.raises(SpecError, match=r"nearest: 0\.5\.21; accepted: 0\.5\.21, 0\.5\.21\+pr36258, 0\.5\.23"):
+        engine_table(Engine.SGLANG, "0.5.21.5")
 
 
 @pytest.mark.parametrize(
