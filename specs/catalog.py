@@ -79,12 +79,13 @@ def gpu(name: str) -> GpuSpec:
     return _gpu(stem)
 
 
-def model(name_or_path: str) -> ModelSpec:
+def model(name_or_path: str, *, files: bool = True) -> ModelSpec:
     """Look up the model with this id or alias (case ignored), or read the one that a `config.json` describes.
 
     Args:
         name_or_path: a name in the catalogue, a path to a `config.json`, or a folder that holds one. A name in the
             catalogue wins over a folder of that name; write `./name` for the folder.
+        files: whether files are read at all; a server reads none that its clients name.
 
     Raises:
         SpecError: there is no such model or file (the message gives the three nearest names), or the file cannot be
@@ -94,6 +95,8 @@ def model(name_or_path: str) -> ModelSpec:
     stem = _index()["models"].get(name_or_path.strip().lower())
     if stem is not None:
         return _model(stem)
+    if not files:
+        raise _unknown("model", name_or_path, _index()["models"])
     path = Path(name_or_path)
     try:
         path = path.expanduser()

@@ -29,6 +29,8 @@ MAX_PLAN_BYTES = 64_000_000
 MAX_VALUES = 300_000
 """Values in one YAML document with its aliases expanded; a scenario of 1 MB cannot need as many."""
 MAX_DEPTH = 64
+MAX_ERRORS = 100
+"""Errors of one text that are put into words; a megabyte of them would take minutes."""
 STDIN = "-"
 
 FieldPath = tuple[str | int, ...]
@@ -57,8 +59,13 @@ def load_scenario(path: str | Path) -> Scenario:
     return parse_scenario(text, file)
 
 
-def parse_scenario(text: str, file: str | None = None) -> Scenario:
-    """Read a scenario from text; `file` names it in errors.
+def parse_scenario(text: str, file: str | None = None, *, model_files: bool = True) -> Scenario:
+    """Read a scenario from text.
+
+    Args:
+        text: YAML or JSON.
+        file: names the text in errors.
+        model_files: whether a model may be the path of a file here, or is an id of the catalogue alone.
 
     Raises:
         SpecError: with file, line and field where they are known.
@@ -66,7 +73,30 @@ def parse_scenario(text: str, file: str | None = None) -> Scenario:
     """
     document = _Document(text, file)
     scenario = document.build(Scenario)
-    return _check_names(scenario, document)
+    return _check_names(scenario, document, model_files=model_files)
+
+
+def parse_configuration(text: str, file: str | None = None, *, model_files: bool = True) -> Configuration:
+    """Read a configuration from text, as `parse_scenario` does.
+
+    Raises:
+        SpecError: with file, line and field where they are known.
+
+    """
+    document = _Document(text, file)
+    configuration = document.build(Configuration)
+    look_up = partial(_found_model, configuration.model, document.file, files=model_files)
+    return configuration.model_copy(update={"model": _at(document, ("model",), look_up)})
+
+
+def parse_plan(text: str, file: str | None = None) -> Plan:
+    """Read a plan from text; models of its scenario are looked up by those who use them.
+
+    Raises:
+        SpecError: with file, line and field where they are known.
+
+    """
+    return _Document(text, file).build(Plan)
 
 
 def load_configuration(path: str | Path | None, changes: Mapping[str, Any] | None = None) -> Configuration:
@@ -115,8 +145,7 @@ def load_plan(path: str | Path) -> Plan:
         SpecError: with file, line and field where they are known.
 
     """
-    text, file = _read(path, MAX_PLAN_BYTES)
-    return _Document(text, file).build(Plan)
+    return parse_plan(*_read(path, MAX_PLAN_BYTES))
 
 
 def load(path: str | Path) -> Scenario | Plan:
@@ -344,14 +373,22 @@ def _validate(kind: type[M], value: object, error_at: Callable[[str, FieldPath],
         raise error_at(f"must be a mapping of the fields {', '.join(_names([kind]))}, got {_short(value)}", ())
     try:
         return kind.model_validate(value)
-    except ValidationError as invalid:
-        found = _plain_errors(kind, value, invalid)
+    except ValidationError as error:
+        invalid = error
+    found = _plain_errors(kind, value, invalid)
     errors = [error_at(message, path) for path, message in found.items()]
     errors.sort(key=lambda error: (error.field != "schema", error.line or 0))  # under another schema, all is wrong
     first, more = errors[0], len(errors) - 1
     if not more:
         raise first
-    raise SpecError(f"{first.message} (and {more} more)", field=first.field, file=first.file, line=first.line)
+    at_least = "at least " if invalid.error_count() > MAX_ERRORS else ""
+    raise SpecError(
+        f"{first.message} (and {at_least}{more} more)",
+        field=first.field,
+        file=first.file,
+        line=first.line,
+        parts=tuple(errors),
+    )
 
 
 def _plain_errors(kind: type[BaseModel], value: object, invalid: ValidationError) -> dict[FieldPath, str]:
@@ -361,7 +398,7 @@ def _plain_errors(kind: type[BaseModel], value: object, invalid: ValidationError
     whole: dict[FieldPath, str] = {}
     missing: set[FieldPath] = set()
     misspelt: set[FieldPath] = set()
-    errors = invalid.errors(include_url=False)
+    errors = invalid.errors(include_url=False)[:MAX_ERRORS]
     locations = [_path(error["loc"], value, is_missing=error["type"] == "missing") for error in errors]
     for error, path in zip(errors, locations, strict=True):
         if error["type"] == "missing":
@@ -465,13 +502,14 @@ def _names(models: Iterable[type[BaseModel]]) -> list[str]:
     return list(dict.fromkeys(field.alias or name for model in models for name, field in model.model_fields.items()))
 
 
-def _check_names(scenario: Scenario, document: _Document) -> Scenario:
+def _check_names(scenario: Scenario, document: _Document, *, model_files: bool = True) -> Scenario:
     """Look every GPU, model and workload up in the catalogue; return the scenario with its model paths resolved."""
     for p, pool in enumerate(scenario.cluster.pools):
         _at(document, ("cluster", "pools", p), partial(resolve_pool, pool))
     services = []
     for s, service in enumerate(scenario.services):
-        name = _at(document, ("services", s, "model"), partial(_found_model, service.model, document.file))
+        look_up = partial(_found_model, service.model, document.file, files=model_files)
+        name = _at(document, ("services", s, "model"), look_up)
         _at(document, ("services", s, "workload"), partial(resolve_workload, service.workload))
         services.append(service.model_copy(update={"model": name}))
     return scenario.model_copy(update={"services": tuple(services)})
@@ -492,7 +530,7 @@ def _at(document: _Document, path: FieldPath, look_up: Callable[[], T]) -> T:
         raise document.error(message, where) from error
 
 
-def _found_model(name: str, file: str | None) -> str:
+def _found_model(name: str, file: str | None, *, files: bool = True) -> str:
     """Give the name, or the path from here, of a model that the catalogue can read.
 
     What starts with a dot or ends in `.json` is a path from the folder of the scenario; any other name is looked up in
@@ -501,6 +539,9 @@ def _found_model(name: str, file: str | None) -> str:
     # Imported here: a plan needs no catalogue.
     from specs import catalog
 
+    if not files:
+        catalog.model(name, files=False)
+        return name
     folder = Path(file).parent if file else Path()
     beside = str(folder / Path(name).expanduser())
     if name.startswith((".", "~")) or name.endswith(".json"):
