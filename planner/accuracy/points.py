@@ -23,7 +23,7 @@ from pathlib import Path
 from planner.accuracy.recipes import REQUESTS_PER_SLOT, Recipe, Run, recipe_of
 from specs import catalog
 from specs.errors import SpecError
-from specs.model import ModelSpec, MoeFfn, Precision
+from specs.model import ModelSpec, MoeFfn, Precision, default_cache
 from specs.plan import Role
 from specs.service import Engine, Mode, Phase, Speculative
 from specs.workload import Arrival, ArrivalProcess, MeanLength, Workload
@@ -480,8 +480,7 @@ def _precision(row: _Row) -> tuple[Precision, Precision]:
         raise _RefusedError(f"unknown precision {text!r}") from None
     if cache is not None:
         return precision, Precision(cache)
-    narrow = precision in (Precision.FP8, Precision.FP4)
-    return precision, Precision.FP8 if narrow else Precision.BF16
+    return precision, default_cache(precision)
 
 
 def _workers(

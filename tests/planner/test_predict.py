@@ -131,6 +131,25 @@ def _order(pool: PoolPlan) -> int:
     return [Role.PREFILL, Role.MIXED, Role.DECODE, Role.ATTENTION, Role.FFN].index(pool.role)
 
 
+def test_a_narrow_cache_with_slow_kernels_is_noted_and_the_advice_helps() -> None:
+    asked: dict[str, Any] = {"model": "deepseek-ai/DeepSeek-V3", "gpu": "h200", "worker": {"tp": 8, "batch": 64}}
+
+    def one(**changes: Any) -> Prediction:
+        return predict(build(Configuration, changed(LOOP, **asked, **changes)))
+
+    narrow, wide, analytic = one(), one(kv_cache_dtype="bf16"), one(kernels="analytic")
+    (note,) = narrow.provenance.notes
+    assert note.startswith("decode attention of deepseek-ai/DeepSeek-V3 on h200-sxm-141gb takes ")
+    assert note.endswith("try kv_cache_dtype: bf16")
+    assert not wide.provenance.notes
+    assert not analytic.provenance.notes
+    cores = [each.breakdown["decode"]["decode_attention"] for each in (narrow, wide)]
+    assert cores[0] > 1.1 * cores[1]
+    assert wide.tpot_ms is not None
+    assert narrow.tpot_ms is not None
+    assert wide.tpot_ms < narrow.tpot_ms
+
+
 SERVERS: dict[str, dict[str, Any]] = {
     "worker": {"worker": {"tp": 4}},
     "replicas": {"worker": {"tp": 1, "dp": 4, "replicas": 2}},
