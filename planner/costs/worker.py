@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from planner.costs.exchange_laws import Phase
-from planner.costs.fabric import COLLECTIVE_SETUP_US
 from planner.costs.layout import Layout
 from planner.costs.linear import FloatArray, PiecewiseLinear, constant, total
 from planner.costs.memory import Reservation, reserve
@@ -283,7 +282,7 @@ class Worker:
         latency_us = fabric.scale_out_latency_us if crossing else fabric.scale_up_latency_us
         rate = fabric.scale_out_bytes_per_ms if crossing else fabric.scale_up_bytes_per_ms
         moved = tokens * self.site.model.hidden * ACTIVATION_BYTES / self.layout.tp
-        return (COLLECTIVE_SETUP_US + latency_us) * 1e-3 + moved / rate
+        return (fabric.setup_us + latency_us) * 1e-3 + moved / rate
 
     def _step_ms(self, layers_ms: FloatArray, positions: FloatArray, tokens: FloatArray) -> FloatArray:
         """A step of `pp` stages: a token's latency through all of them, each as slow as the largest."""

@@ -180,7 +180,6 @@ def test_a_slowdown_scales_everything(slowdown: float) -> None:
         ),
     ):
         assert g(tokens) == pytest.approx(slowdown * f(tokens), rel=1e-9)
-    assert slow.send_ms(1e6, 2, slow) == pytest.approx(slowdown * fast.send_ms(1e6, 2, fast))
 
 
 def test_one_outlier_moves_nothing_else() -> None:
