@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
 
@@ -62,6 +62,22 @@ def neighbours(keys: FloatArray, query: Sequence[float]) -> Neighbours:
         stack.append((rows[keys[rows, axis] == low], axis + 1, weight * (1.0 - share)))
         stack.append((rows[keys[rows, axis] == high], axis + 1, weight * share))
     return Neighbours(tuple(found), tuple(found.values()), outside)
+
+
+def reach(points: FloatArray, last: FloatArray, at: ArrayLike) -> FloatArray:
+    """Values of the variable up to which curves along one axis were measured, a power law between points.
+
+    Memory lets longer contexts and prompts be measured with fewer sequences only. What was measured at a longer one
+    also bounds the shorter ones, so that a point with few measurements among others leaves no hole.
+
+    Args:
+        points: of the axis, ascending and positive, shape (g,).
+        last: last measured value of the variable at each, shape (g,).
+        at: where to tell; beyond the ends the nearest point holds.
+    """
+    furthest = np.maximum.accumulate(last[::-1])[::-1]
+    within = np.clip(at, points[0], points[-1])
+    return np.asarray(np.exp(np.interp(np.log(within), np.log(points), np.log(furthest))))
 
 
 _FLOOR = 1e-9

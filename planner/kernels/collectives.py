@@ -89,4 +89,4 @@ class CollectiveTables:
         start = min(float(law(0.0) * share(points[:1])[0]), float(y[0]))
         last = float(law.slope * share(points[-1:])[0])
         time = PiecewiseLinear(np.concatenate(([0.0], x)), np.concatenate(([start], y)), last, CHORD_ERROR)
-        return Answer(time, outside, table.origin, high)
+        return Answer(time, outside, table.origin, min(float(x[-1]) for _, x, _, _ in curves))

@@ -35,7 +35,7 @@ from planner.costs.linear import PiecewiseLinear, total
 from planner.costs.operators import DecodeAttention, Gemm, PrefillAttention
 from planner.costs.sides import projections
 from planner.kernels.answer import Answer
-from planner.kernels.blend import neighbours
+from planner.kernels.blend import neighbours, reach
 from planner.kernels.curves import CurveSet, Origin
 from planner.kernels.rising import rising_together
 from specs.model import LatentAttention, Precision
@@ -113,12 +113,14 @@ class EfficiencyGrid:
 
     Args:
         points: measured values of the second axis (context or new tokens), shape (g,), ascending.
+        last: last measured value of the variable at each point, shape (g,).
         x: values of the variable, shape (k,), ascending.
         measured: ms, shape (g, k); beyond a curve's last knot the efficiency changes as at the next smaller point.
         analytic: ms, shape (g, k).
     """
 
     points: FloatArray
+    last: FloatArray
     x: FloatArray
     measured: FloatArray
     analytic: FloatArray
@@ -151,7 +153,8 @@ class EfficiencyGrid:
                 last = int(np.searchsorted(x, knots[-1]))
                 ratio[row, last:] = ratio[row, last] * ratio[row - 1, last:] / ratio[row - 1, last]
         # A longer context or chunk never takes less: parts taken off a module may have outgrown it.
-        return EfficiencyGrid(points, x, np.maximum.accumulate(ratio * work, axis=0), work)
+        ends = np.array([table.knots(row)[0][-1] for row in range(points.size)])
+        return EfficiencyGrid(points, ends, x, np.maximum.accumulate(ratio * work, axis=0), work)
 
     def at(self, x: FloatArray, point: float) -> FloatArray:
         """Measured and analytic ms at values of the variable, shape (2, k), linear between points."""
@@ -165,6 +168,10 @@ class EfficiencyGrid:
                 for values in (self.measured, self.analytic)
             ]
         )
+
+    def reach(self, point: float) -> float:
+        """Value of the variable up to which was measured around a value of the second axis."""
+        return float(reach(self.points, self.last, point))
 
     def single(self, points: FloatArray) -> FloatArray:
         """Measured and analytic ms at 1 of the variable, shape (2, ...) before that of `points`."""
@@ -507,7 +514,8 @@ class LatentAttentionTables:
             slope += share * work.slope * float(ratio[-1])
         ends = operator.first_context, operator.last_context
         outside = max([outside, *(outside_of(measured.grid.points, *ends) for measured, _ in grids)])
-        return Answer(through(x, times, slope), outside, origin, float(x[-1]))
+        last = min(measured.grid.reach(0.5 * sum(ends)) for measured, _ in grids)
+        return Answer(through(x, times, slope), outside, origin, last)
 
     def _prefill(
         self,
@@ -528,7 +536,8 @@ class LatentAttentionTables:
         times = alone(x) * ratio + (whole(x) - alone(x)) * marginal
         slope = alone.slope * float(ratio[-1]) + (whole.slope - alone.slope) * marginal
         outside = max([outside, *(outside_of(measured.grid.points, new, equal) for measured, _ in grids)])
-        return Answer(through(x, times, slope), outside, origin, float(x[-1]))
+        last = min(measured.grid.reach(new) for measured, _ in grids)
+        return Answer(through(x, times, slope), outside, origin, last)
 
 
 def _blended(grids: list[tuple[_Measured, float]], x: FloatArray, point: float) -> FloatArray:

@@ -103,7 +103,8 @@ class LinearAttentionTables:
             at = np.clip(x, *table.knots(curve)[0][[0, -1]])
             measured = np.interp(at, *table.rising(curve))
             times += weight * np.stack([measured / analytic(at) * analytic(x), analytic(x)])
-        return _answer(self._analytic.time_ms(operator), x, times, outside, table.origin)
+        last = min(float(table.knots(curve)[0][-1]) for curve, _, _ in curves)
+        return _answer(self._analytic.time_ms(operator), x, times, outside, table.origin, last)
 
     def _prefill(self, operator: PrefillAttention, attention: LinearAttention) -> Answer | None:
         table = self._tables.get("linear.prefill")
@@ -118,7 +119,8 @@ class LinearAttentionTables:
             measured = grid.at(x, operator.new_tokens)[0]
             times += weight * np.stack([measured, self._analytic.time_ms(layer)(x)])
             outside = max(outside, outside_of(grid.points, operator.new_tokens))
-        return _answer(self._analytic.time_ms(replace(operator, context=0.0)), x, times, outside, table.origin)
+        last = min(grid.reach(operator.new_tokens) for _, grid, _ in grids)
+        return _answer(self._analytic.time_ms(replace(operator, context=0.0)), x, times, outside, table.origin, last)
 
     def _around(
         self, table: CurveSet, attention: LinearAttention, tp: int
@@ -152,10 +154,12 @@ def _layer(state: float, attention: LinearAttention) -> LinearAttention:
     )
 
 
-def _answer(work: PiecewiseLinear, x: FloatArray, times: FloatArray, outside: float, origin: Origin) -> Answer:
+def _answer(
+    work: PiecewiseLinear, x: FloatArray, times: FloatArray, outside: float, origin: Origin, last: float
+) -> Answer:
     """Analytic time at the efficiency of measured and analytic times at `x`, shape (2, k)."""
     ratio = times[0] / times[1]
-    return Answer(through(x, work(x) * ratio, work.slope * float(ratio[-1])), outside, origin, float(x[-1]))
+    return Answer(through(x, work(x) * ratio, work.slope * float(ratio[-1])), outside, origin, last)
 
 
 def _delta_net(attention: LinearAttention) -> bool:

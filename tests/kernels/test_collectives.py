@@ -56,6 +56,17 @@ def test_a_share_of_the_law_is_carried_between_and_beyond_the_rank_counts() -> N
     assert not fabric.all_reduce(1, 8192.0)(1e6)
 
 
+def test_of_curves_around_a_query_the_shortest_says_what_was_measured() -> None:
+    curves = [((2.0,), SIZES, SIZES * 1e-8 + 0.01), ((8.0,), SIZES[:-4], SIZES[:-4] * 2e-8 + 0.01)]
+    known = collectives(CurveSet.of(ALL_REDUCE, ("ranks",), "bytes", curves, ORIGIN))
+    fabric = Fabric.of(make_pool(), collectives=known)
+    for ranks, last in ((2, SIZES[-1]), (4, SIZES[-5]), (8, SIZES[-5])):
+        fabric.all_reduce(ranks, 1.0)
+        answer = fabric.asked[ALL_REDUCE, (ranks,)]
+        assert answer is not None
+        assert answer.last == last
+
+
 def test_measured_points_come_back() -> None:
     rng = np.random.default_rng(5)
     times = np.cumsum(rng.exponential(0.01, SIZES.size)) + 0.004

@@ -136,6 +136,16 @@ def test_core_and_projections_add_up_to_the_module(modules: LatentAttentionTable
             assert core + around(V3, 7168, heads, batch * new) == pytest.approx(whole, rel=0.03)
 
 
+def test_long_prompts_are_known_to_be_measured_few_at_a_time(modules: LatentAttentionTables) -> None:
+    for new in LENGTHS:
+        found = modules.time_ms(prefill(float(new), 0.0))
+        assert found is not None
+        assert found.last == pytest.approx(max(batch for batch in BATCHES if batch * new <= 32768))
+    found = modules.time_ms(decode(3000.0))
+    assert found is not None
+    assert found.last == pytest.approx(BATCHES[-1])
+
+
 def test_between_measured_points_the_law_is_met(modules: LatentAttentionTables) -> None:
     for heads, batch, context in product((16, 24, 48, 128), (3, 48, 200), (700, 3000, 20000)):
         attention = V3.model_copy(update={"heads": heads})

@@ -106,6 +106,21 @@ def test_measured_points_are_reproduced(kind: str, law: Law, lines: list[float])
         assert found.outside == 1.0
 
 
+@pytest.mark.parametrize(("kind", "law", "lines"), [(DECODE, affine, CONTEXTS), (PREFILL, quadratic, PROMPTS)])
+def test_long_lines_are_known_to_be_measured_with_few_sequences(kind: str, law: Law, lines: list[float]) -> None:
+    library = measured(table(kind, law))
+    for line in lines:
+        expected = BATCHES[BATCHES * line <= MOST_TOKENS][-1]
+        assert answer(library, operator(kind, gqa(), line, line)).last == pytest.approx(expected)
+
+
+def test_the_mean_context_within_the_window_says_how_many_sequences_were_measured() -> None:
+    library = measured(table(DECODE, affine))
+    for window, expected in ((None, MOST_TOKENS / 16384), (1024, MOST_TOKENS / 1024)):
+        found = answer(library, operator(DECODE, gqa(window=window), 8192.0, 24576.0))
+        assert found.last == pytest.approx(expected)
+
+
 def test_ranks_share_heads_and_copy_kv_heads() -> None:
     library = measured(table(DECODE, affine))
     shared = answer(library, DecodeAttention("core", gqa(64, 8), 8, BF16, 512.0, 512.0)).time

@@ -9,11 +9,11 @@ from planner import plan, predict
 from planner.configured import SiteCache
 from specs.errors import SpecError
 from specs.load import build
-from specs.plan import Deployment, Plan, PoolPlan, Role
+from specs.plan import Deployment, OperatorKind, Plan, PoolPlan, Role
 from specs.prediction import CONFIGURATION_SCHEMA, Configuration, Obstacle, Prediction
 from specs.scenario import Scenario
 from specs.service import Limits, Mode, Service
-from tests.planner.scenarios import MOE, scenario, service
+from tests.planner.scenarios import DENSE, MOE, scenario, service
 
 ROUNDING = 1e-6
 SITES = SiteCache()
@@ -148,6 +148,19 @@ def test_a_narrow_cache_with_slow_kernels_is_noted_and_the_advice_helps() -> Non
     assert wide.tpot_ms is not None
     assert narrow.tpot_ms is not None
     assert wide.tpot_ms < narrow.tpot_ms
+
+
+def test_more_sequences_than_were_measured_with_contexts_as_long_are_flagged() -> None:
+    """The same 64 clients: of 32 heads on 8 KV heads 32,768 tokens were measured with 16 sequences at most."""
+    found = {}
+    for tokens in (2000, 32000):
+        asked = {"model": DENSE, "gpu": "h200", "workload": loop(64, tokens), "worker": {"tp": 1}}
+        prediction = predict(build(Configuration, changed(LOOP, **asked)))
+        (found[tokens],) = [
+            each.outside for each in prediction.provenance.operators if each.operator is OperatorKind.DECODE_ATTENTION
+        ]
+    assert found[2000] == 1.0
+    assert 3.0 < found[32000] < 4.0
 
 
 SERVERS: dict[str, dict[str, Any]] = {
