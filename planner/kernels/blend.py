@@ -27,7 +27,7 @@ class Neighbours:
 
 
 def neighbours(keys: FloatArray, query: Sequence[float]) -> Neighbours:
-    """Multilinear weights in the logarithms of the axes, axis by axis.
+    """Multilinear weights in the logarithms of the axes, axis by axis; between 0 and the next value in the axis itself.
 
     On the first axis the nearest measured values below and above bracket the query; within each of them the next axis
     is bracketed among the keys measured there, so that a grid with holes is handled. Outside the measured range the
@@ -58,7 +58,7 @@ def neighbours(keys: FloatArray, query: Sequence[float]) -> Neighbours:
             stack.append((rows[keys[rows, axis] == wanted], axis + 1, weight))
             continue
         low, high = float(values[above - 1]), float(values[above])
-        share = (np.log(wanted + _FLOOR) - np.log(low + _FLOOR)) / (np.log(high + _FLOOR) - np.log(low + _FLOOR))
+        share = np.log(wanted / low) / np.log(high / low) if low > 0.0 else wanted / high
         stack.append((rows[keys[rows, axis] == low], axis + 1, weight * (1.0 - share)))
         stack.append((rows[keys[rows, axis] == high], axis + 1, weight * share))
     return Neighbours(tuple(found), tuple(found.values()), outside)
@@ -81,4 +81,4 @@ def reach(points: FloatArray, last: FloatArray, at: ArrayLike) -> FloatArray:
 
 
 _FLOOR = 1e-9
-"""Lets an axis hold 0 (context before the first chunk)."""
+"""Keeps the factor between 0 (context before the first chunk) and any other value finite."""

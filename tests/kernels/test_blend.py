@@ -72,3 +72,10 @@ def test_an_axis_may_hold_zero() -> None:
     assert neighbours(keys, [0.0]).curves == (0,)
     assert neighbours(keys, [0.0]).outside == 1.0
     assert sum(neighbours(keys, [512.0]).weights) == pytest.approx(1.0)
+
+
+def test_next_to_zero_is_like_zero() -> None:
+    keys = np.array([[0.0], [2048.0]])
+    for query, share in ((1e-6, 0.0), (1.0, 1 / 2048), (512.0, 0.25), (2047.0, 2047 / 2048)):
+        near = neighbours(keys, [query])
+        assert dict(zip(near.curves, near.weights, strict=True))[1] == pytest.approx(share, abs=1e-8)
