@@ -31,11 +31,6 @@ from specs.scenario import Pool, ResolvedPool, resolve_pool
 from specs.service import Engine, Service, Slo
 from specs.workload import Workload, resolve_workload
 
-DEFAULT_CHUNK_TOKENS = 8192
-"""New tokens of one step where the configuration says nothing: vLLM's `max_num_batched_tokens` and TensorRT-LLM's
-`max_num_tokens` of each DP rank, SGLang's `chunked_prefill_size` (on GPUs of up to 160 GB), which the DP ranks of a
-replica share."""
-
 DEFAULT_MICROBATCHES = 2
 
 LATEST = Slo(ttft_ms=MAX_MS, tpot_ms=MAX_MS)
@@ -102,6 +97,7 @@ class Part:
         slots: requests in flight of one (attention) replica, prompts per step of a prefill worker; 0 where memory does
             not hold one.
         chunks: equal chunks of a prompt; 0 without prefill.
+        step_tokens: most new tokens of one step and (attention) replica, over all its DP ranks.
         memory: of one GPU, by role.
         pools: as a plan writes them, with utilisation 1; empty without slots.
         held_slots: slots that memory would hold.
@@ -112,6 +108,7 @@ class Part:
     count: int
     slots: int
     chunks: int
+    step_tokens: int
     memory: dict[Role, Memory]
     pools: tuple[PoolPlan, ...]
     held_slots: int
@@ -325,7 +322,8 @@ def _worker(given: WorkerLayout, site: Site, field: str, role: Role, clients: in
         worker.activation_bytes(step_tokens),
     )
     pools = (worker_pool(worker, role, given.replicas, slots, chunks),) if slots else ()
-    return Part(role, server, given.replicas, slots, chunks, {role: memory}, pools, held)
+    budget = given.chunk_tokens or site.engine.step_budget(layout.dp)
+    return Part(role, server, given.replicas, slots, chunks, budget, {role: memory}, pools, held)
 
 
 def _prefill(given: WorkerLayout, site: Site) -> Part:
@@ -345,14 +343,13 @@ def _prefill(given: WorkerLayout, site: Site) -> Part:
         worker.activation_bytes(step_tokens),
     )
     pools = (worker_pool(worker, Role.PREFILL, given.replicas, slots, chunks),) if slots else ()
-    server = WorkerServer(worker)
-    return Part(Role.PREFILL, server, given.replicas, slots, chunks, {Role.PREFILL: memory}, pools, held)
+    server, budget = WorkerServer(worker), given.chunk_tokens or site.engine.step_budget(layout.dp)
+    return Part(Role.PREFILL, server, given.replicas, slots, chunks, budget, {Role.PREFILL: memory}, pools, held)
 
 
 def _chunks(site: Site, tokens: int | None, lanes: int, prompts: int | None = None) -> int:
     """Chunks of a prompt where a step computes `tokens` new tokens of `prompts` prompts, by default one per lane."""
-    budget = DEFAULT_CHUNK_TOKENS if site.service.engine is Engine.SGLANG else DEFAULT_CHUNK_TOKENS * lanes
-    budget = budget if tokens is None else tokens
+    budget = site.engine.step_budget(lanes) if tokens is None else tokens
     return max(1, math.ceil((lanes if prompts is None else prompts) * site.lengths.input / budget))
 
 
@@ -438,7 +435,8 @@ def _unit(
             attention_pool.model_copy(update={"batch": slots, "chunk_tokens": chunk}),
             ffn_pool.model_copy(update={"batch": slots * copies, "chunk_tokens": chunk * copies}),
         )
-    return Part(role, server, units, slots, chunks, memory, pools, held)
+    budget = attention.chunk_tokens or near.engine.step_budget(1)
+    return Part(role, server, units, slots, chunks, budget, memory, pools, held)
 
 
 def _memory(site: Site, weights: float, kv: float, activations: float) -> Memory:

@@ -23,7 +23,8 @@ class EngineTraits:
             where it leaves after the prefill.
         data_parallel_tensor_parallel: whether attention DP can be combined with TP inside a DP rank.
         step_tokens: most tokens of one step by default: vLLM's `max_num_batched_tokens` of the API server and
-            TensorRT-LLM's `max_num_tokens`, of one DP rank; SGLang's `chunked_prefill_size`, of the worker.
+            TensorRT-LLM's `max_num_tokens`, of one DP rank; SGLang's `chunked_prefill_size` (on GPUs of up to 160 GB),
+            of the worker.
         shared_step_tokens: whether `step_tokens` is divided among the DP ranks.
         prefill_first: whether steps with prompts leave decoding requests out and come first.
         request_ms: time of the API server for one request, one after the other.
@@ -52,6 +53,16 @@ class EngineTraits:
     def step_ms(self) -> PiecewiseLinear:
         """CPU time of a step that no kernel hides, over sequences on one DP rank."""
         return affine(self.step_overhead_ms, 1e-3 * self.sequence_us)
+
+    def step_budget(self, lanes: int, step_tokens: int | None = None) -> int:
+        """Most new tokens of one step of a worker, over its DP ranks.
+
+        Args:
+            lanes: DP ranks.
+            step_tokens: the setting, in the terms of the engine's own; its default where None.
+        """
+        tokens = self.step_tokens if step_tokens is None else step_tokens
+        return tokens if self.shared_step_tokens else tokens * lanes
 
 
 SEQUENCE_US = {Engine.VLLM: 32.0, Engine.SGLANG: 42.0, Engine.TRTLLM: 13.0}

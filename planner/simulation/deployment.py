@@ -24,22 +24,17 @@ class Scheduling:
     """Scheduler settings of a run that differ from the engine's defaults.
 
     Args:
-        step_tokens: most tokens of one lane in one step; None for the engine's default.
         poll_steps: see `Policy`.
         wait_steps: see `Policy`.
-        wait_share: share of `step_tokens` at which held prompts go at once.
+        wait_share: share of a step's most tokens at which held prompts go at once.
     """
 
-    step_tokens: int | None = None
     poll_steps: int = 1
     wait_steps: int = 0
     wait_share: float = 0.0
 
-    def policy(self, engine: EngineTraits, lanes: int) -> Policy:
-        """The policy of one worker with `lanes` DP ranks."""
-        budget = self.step_tokens or engine.step_tokens
-        if engine.shared_step_tokens:
-            budget = max(1, budget // lanes)
+    def policy(self, engine: EngineTraits, budget: int) -> Policy:
+        """The policy of one worker, each of whose DP ranks computes up to `budget` tokens in a step."""
         return Policy(
             budget,
             engine.prefill_first,
@@ -82,13 +77,12 @@ def simulate(setup: Setup, scheduling: Scheduling, clients: int, requests: int, 
     workload = setup.space.sites[0].workload
     drawn = Requests.of(workload.input_tokens, workload.output_tokens, min(requests, LARGEST_RUN), seed)
     engine = lead.server.site.engine
-    worker = _worker(lead)
     if len(setup.parts) == 1:
-        policy = scheduling.policy(engine, worker.layout.dp)
+        policy = scheduling.policy(engine, _budget(lead))
         return run(_times(lead, policy.budget), policy, lead.slots, clients, drawn)
     first = setup.parts[0]
     prompts = _worker(first)
-    policy = scheduling.policy(engine, prompts.layout.dp)
+    policy = scheduling.policy(engine, _budget(first))
     transfer = setup.space.transfer()
     link = min(part.server.links * part.server.site.fabric.scale_out_bytes_per_ms for part in setup.parts)
     chunks = np.array(max(1, math.ceil(prompts.site.lengths.input / policy.budget)))
@@ -110,6 +104,11 @@ def _worker(part: Part) -> Worker:
     if not isinstance(part.server, WorkerServer):
         raise ValueError("AFD deployments are not simulated")
     return part.server.worker
+
+
+def _budget(part: Part) -> int:
+    """Most tokens of one DP rank in one step."""
+    return max(1, part.step_tokens // _worker(part).layout.dp)
 
 
 def _times(part: Part, budget: int) -> StepTimes:

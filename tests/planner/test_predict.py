@@ -344,6 +344,39 @@ def test_a_long_benchmark_run_approaches_the_steady_state() -> None:
     assert found.benchmark.ttft_ms.mean > found.ttft_ms
 
 
+@pytest.mark.parametrize("servers", [{}, {"worker": None, "prefill": {"tp": 2}, "decode": {"dp": 4}}])
+def test_a_run_cuts_prompts_as_it_is_told_to(servers: dict[str, Any]) -> None:
+    """One client sees the steps of its prompts one after the other; the steady state prices the same steps.
+
+    (Its steps with prompts hold a decoding request, and prompts wait for the running step: a quarter at most.)
+    """
+    field = "prefill" if servers else "worker"
+    seen = []
+    for tokens in (None, 8192, 500, 200):
+        layout = {**servers.get(field, LOOP["worker"]), "chunk_tokens": tokens}
+        found = predicted(**{**servers, field: layout}, workload=loop(1), requests=3)
+        assert found.benchmark is not None
+        assert found.ttft_ms is not None
+        seen.append((found.ttft_ms, found.benchmark.ttft_ms.mean))
+    assert seen[0] == seen[1]
+    for (steady, run), (finer_steady, finer_run) in pairwise(seen[1:]):
+        assert finer_run > run
+        assert finer_run - run == pytest.approx(finer_steady - steady, rel=0.25)
+
+
+def test_ranks_divide_the_tokens_of_a_step() -> None:
+    """Four ranks with a budget of 2,000 compute a prompt as one rank with 500 does, under any engine."""
+    for engine in ("vllm", "sglang"):
+        given = {"engine": engine, "workload": loop(4), "requests": 12}
+        shared, whole, finer = (
+            predicted(**given, worker={"dp": 4, "chunk_tokens": tokens}).benchmark for tokens in (2000, 8000, 1000)
+        )
+        assert shared is not None
+        assert whole is not None
+        assert finer is not None
+        assert whole.ttft_ms.mean < shared.ttft_ms.mean < finer.ttft_ms.mean
+
+
 def test_the_burst_at_the_start_is_in_the_mean_of_a_short_run() -> None:
     short, long = (predicted(workload=random_lengths(64), requests=n) for n in (128, 6400))
     assert short.benchmark is not None
