@@ -66,7 +66,7 @@ class CostModel:
         scheduling = Scheduling(recipe.poll_steps, recipe.wait_steps, recipe.wait_share)
         setup = _as_it_ran(Setup.of(configuration(point), self.sites), point)
         requests = point.requests or REQUESTS_PER_CLIENT * point.concurrency
-        seen = simulate(setup, scheduling, point.concurrency, requests)
+        seen = simulate(setup, scheduling, point.concurrency, requests).run
         ttft, tokens = float(seen.ttft_ms.mean()), mean_tokens(point.workload.output_tokens)
         if not seen.tpot_ms.size:
             return Estimate(ttft, None, None)

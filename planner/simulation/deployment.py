@@ -16,7 +16,7 @@ from planner.simulation.handed_over import Pair, run_pair
 from planner.simulation.steps import StepTimes
 
 LARGEST_RUN = 20_000
-"""Requests of one simulated run; a larger deployment of equal parts is simulated in part."""
+"""Most requests of one simulated run; of a longer one only so many are sent (`PartRun.cut`)."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,33 @@ class Scheduling:
             engine.prefill_first,
             engine.request_ms,
             engine.token_us,
-            engine.delay_ms,
-            engine.lag_steps,
-            self.poll_steps,
-            self.wait_steps,
-            self.wait_share * budget,
+            delay_ms=engine.delay_ms,
+            lag_steps=engine.lag_steps,
+            poll_steps=self.poll_steps,
+            wait_steps=self.wait_steps,
+            wait_tokens=self.wait_share * budget,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class PartRun:
+    """A run of one of the equal parts of a deployment.
+
+    Args:
+        run: what its clients saw.
+        share: clients of the deployment for every one of the part: the number of parts, unless the clients do not
+            divide over them.
+        cut: whether the part's run has more requests than `LARGEST_RUN`, and only so many were sent.
+    """
+
+    run: Run
+    share: float
+    cut: bool
+
+    @property
+    def throughput_tok_s(self) -> float:
+        """Output tokens per second of the deployment, as many for every client as in the part."""
+        return self.run.throughput_tok_s * self.share
 
 
 def equal_parts(setup: Setup, clients: int) -> int:
@@ -55,7 +76,7 @@ def equal_parts(setup: Setup, clients: int) -> int:
     return max(1, min(equal, clients))
 
 
-def simulate(setup: Setup, scheduling: Scheduling, clients: int, requests: int, *, seed: int = 0) -> Run:
+def simulate(setup: Setup, scheduling: Scheduling, clients: int, requests: int, *, seed: int = 0) -> PartRun:
     """A run of `requests` requests by `clients` clients, on one of the deployment's equal parts.
 
     Args:
@@ -71,15 +92,22 @@ def simulate(setup: Setup, scheduling: Scheduling, clients: int, requests: int, 
     for part in setup.parts:
         if not part.slots:
             raise ValueError("memory does not hold the weights and one request")
-    lead = setup.parts[-1]
-    share = equal_parts(setup, clients)
-    clients, requests = max(1, round(clients / share)), max(1, round(requests / share))
+    parts = equal_parts(setup, clients)
+    on_part, of_part = max(1, round(clients / parts)), max(1, round(requests / parts))
     workload = setup.space.sites[0].workload
-    drawn = Requests.of(workload.input_tokens, workload.output_tokens, min(requests, LARGEST_RUN), seed)
+    drawn = Requests.of(workload.input_tokens, workload.output_tokens, min(of_part, LARGEST_RUN), seed)
+    seen = _run(setup, scheduling, parts, on_part, drawn)
+    return PartRun(seen, clients / on_part, of_part > LARGEST_RUN)
+
+
+def _run(setup: Setup, scheduling: Scheduling, parts: int, clients: int, requests: Requests) -> Run:
+    """A run of `clients` clients on one of the deployment's `parts` parts."""
+    lead = setup.parts[-1]
     engine = lead.server.site.engine
     if len(setup.parts) == 1:
         policy = scheduling.policy(engine, _budget(lead))
-        return run(_times(lead, policy.budget), policy, lead.slots, clients, drawn)
+        policy = replace(policy, load_ms=setup.space.prefix_load_ms(lead.server))
+        return run(_times(lead, policy.budget), policy, lead.slots, clients, requests)
     first = setup.parts[0]
     prompts = _worker(first)
     policy = scheduling.policy(engine, _budget(first))
@@ -89,15 +117,15 @@ def simulate(setup: Setup, scheduling: Scheduling, clients: int, requests: int, 
     exposed = transfer.exposed_ms(np.array(1.0), link, chunks, prompts.prefill_ms(1.0, chunks))
     pair = Pair(
         _times(replace(first, slots=prompts.layout.dp), policy.budget),
-        first.count // share,
+        first.count // parts,
         _times(lead, 1),
-        lead.count // share,
+        lead.count // parts,
         lead.slots,
         float(exposed),
         engine.first_token_steps,
     )
     policy = replace(policy, delay_ms=policy.delay_ms + HAND_OVER_MS)
-    return run_pair(pair, policy, clients, drawn)
+    return run_pair(pair, policy, clients, requests)
 
 
 def _worker(part: Part) -> Worker:

@@ -94,9 +94,9 @@ def run_pair(pair: Pair, policy: Policy, clients: int, requests: Requests) -> Ru
 
     Args:
         pair: the workers.
-        policy: of the engine; `budget` is that of one lane of a prefill worker. How engines mix prompts with decoding,
-            look for them, hold them back and are late for the batch is left out: prefill workers decode nothing, and
-            decode workers take with every step what has come.
+        policy: of the engine; `budget` is that of one lane of a prefill worker. How engines load prefixes, mix prompts
+            with decoding, look for them, hold them back and are late for the batch is left out: prefill workers decode
+            nothing, and decode workers take with every step what has come.
         clients: requests that the clients keep in the system.
         requests: of the run.
     """

@@ -46,8 +46,10 @@ class _Request:
 class _Clients:
     """Send requests, the next one when an answer is complete, through one API server."""
 
-    def __init__(self, inputs: list[int], outputs: list[int], serve: Callable[[int], float]) -> None:
-        self.inputs, self.outputs, self.serve = inputs, outputs, serve
+    def __init__(
+        self, inputs: list[int], outputs: list[int], serve: Callable[[int], float], load_ms: float = 0.0
+    ) -> None:
+        self.inputs, self.outputs, self.serve, self.load_ms = inputs, outputs, serve, load_ms
         self.requests: list[_Request] = []
         self.free = 0.0
 
@@ -57,7 +59,7 @@ class _Clients:
             return None
         start = max(now, self.free)
         self.free = start + self.serve(self.inputs[number])
-        request = _Request(number, self.inputs[number], self.outputs[number], now, self.free + late)
+        request = _Request(number, self.inputs[number], self.outputs[number], now, self.free + self.load_ms + late)
         request.left = request.prompt
         self.requests.append(request)
         return request
@@ -86,11 +88,12 @@ def aggregated(
     wait_steps: int = 0,
     wait_tokens: float = 0.0,
     late_steps: float = 0.0,
+    load_ms: float = 0.0,
     queries: int = 1,
     accepted: float = 1.0,
 ) -> Seen:
-    """One replica of `lanes` lanes in lockstep."""
-    world = _Clients(inputs, outputs, serve)
+    """One replica of `lanes` lanes in lockstep; a request's prefix arrives `load_ms` after the API server is done."""
+    world = _Clients(inputs, outputs, serve, load_ms)
     coming: list[_Request] = [request for _ in range(clients) if (request := world.send(0.0))]
     queue: list[_Request] = []  # seen by the engine, not begun
     running: list[_Request] = []  # hold a slot, in the order in which they began

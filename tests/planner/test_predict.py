@@ -393,6 +393,34 @@ def test_replicas_share_the_clients_of_a_run() -> None:
     assert three.throughput_tok_s == pytest.approx(3 * one.throughput_tok_s)
 
 
+def test_clients_that_do_not_divide_over_the_replicas_all_count() -> None:
+    """Ten clients on three replicas do what they would on three and a third: more than nine, fewer than twelve."""
+    worker = {"tp": 4, "replicas": 3}
+    found = [
+        predicted(workload=random_lengths(clients), requests=100 * clients, worker=worker).benchmark
+        for clients in (9, 10, 12)
+    ]
+    rates = [each.throughput_tok_s for each in found if each is not None]
+    assert rates[1] == pytest.approx(rates[0] * 10 / 9, rel=0.01)
+    assert rates[1] < rates[2]
+
+
+def test_a_run_that_is_cut_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planner.simulation.deployment.LARGEST_RUN", 100)
+    notes = [predicted(workload=loop(8), requests=requests).notes for requests in (100, 101)]
+    assert not notes[0]
+    assert "ends after" in notes[1][0]
+
+
+def test_a_run_waits_for_the_prefix_as_the_steady_state_does() -> None:
+    """From host memory, for one client: the same for every prompt."""
+    prefix = {"prefix_tokens": 50_000, "prefix_at": ["prefill", "decode"]}
+    found = [predicted(workload={**loop(1), **prefix, "prefix_tier": tier}, requests=3) for tier in ("hbm", "host")]
+    seen = [(each.ttft_ms, each.benchmark.ttft_ms.mean) for each in found if each.ttft_ms and each.benchmark]
+    assert seen[1][0] - seen[0][0] > 10.0
+    assert seen[1][1] - seen[0][1] == pytest.approx(seen[1][0] - seen[0][0], rel=0.01)
+
+
 def test_runs_need_a_closed_loop_and_workers() -> None:
     open_arrivals = {"input_tokens": 2000, "output_tokens": 300}
     with pytest.raises(SpecError, match="closed_loop"):
