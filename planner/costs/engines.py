@@ -19,6 +19,8 @@ class EngineTraits:
         memory_fraction: share of device memory that weights, cache and activations may take.
         reserve_bytes: CUDA context, graphs and NCCL buffers on every GPU, inside that share.
         first_token_steps: decode steps between the KV cache's arrival and the first token that a client sees (P/D).
+        recomputes_last_token: whether the first of these steps computes the last prompt token again and yields the
+            first token alone; otherwise that comes with the cache and is shown with the second (P/D).
         transfer_overlap: "chunk" where the KV cache of finished chunks travels while later chunks compute, "none"
             where it leaves after the prefill.
         data_parallel_tensor_parallel: whether attention DP can be combined with TP inside a DP rank.
@@ -39,6 +41,7 @@ class EngineTraits:
     memory_fraction: float
     reserve_bytes: float
     first_token_steps: int
+    recomputes_last_token: bool
     transfer_overlap: Literal["none", "chunk"]
     data_parallel_tensor_parallel: bool
     step_tokens: int
@@ -90,6 +93,7 @@ ENGINES: dict[Engine, EngineTraits] = {
         memory_fraction=0.90,
         reserve_bytes=3.0e9,
         first_token_steps=1,
+        recomputes_last_token=True,
         transfer_overlap="none",
         data_parallel_tensor_parallel=True,
         step_tokens=8192,
@@ -108,6 +112,7 @@ ENGINES: dict[Engine, EngineTraits] = {
         memory_fraction=0.90,
         reserve_bytes=3.0e9,
         first_token_steps=1,
+        recomputes_last_token=False,
         transfer_overlap="chunk",
         data_parallel_tensor_parallel=True,
         step_tokens=8192,
@@ -125,6 +130,7 @@ ENGINES: dict[Engine, EngineTraits] = {
         memory_fraction=0.90,
         reserve_bytes=3.0e9,
         first_token_steps=0,
+        recomputes_last_token=False,
         transfer_overlap="none",
         data_parallel_tensor_parallel=False,
         step_tokens=8192,

@@ -123,6 +123,7 @@ def _run(setup: Setup, scheduling: Scheduling, parts: int, clients: int, request
         lead.slots,
         float(exposed),
         engine.first_token_steps,
+        engine.recomputes_last_token,
     )
     policy = replace(policy, delay_ms=policy.delay_ms + HAND_OVER_MS)
     return run_pair(pair, policy, clients, requests)

@@ -201,11 +201,13 @@ def handed_over(
     inputs: list[int],
     outputs: list[int],
     accepted: float = 1.0,
+    recomputes: bool = False,
 ) -> Seen:
     """Prefill workers hand prompts over to decode workers.
 
     A prompt goes to the prefill worker with the fewest tokens not yet computed; its cache to the decode worker with the
-    fewest requests.
+    fewest requests. With the cache comes the first token, unless the decode worker `recomputes` it from the last prompt
+    token in a step that yields no other.
     """
     world = _Clients(inputs, outputs, serve)
     coming = [request for _ in range(clients) if (request := world.send(0.0))]
@@ -236,7 +238,7 @@ def handed_over(
             if station.ends == now:
                 station.ends = None
                 for request in station.batch:
-                    request.got += accepted
+                    request.got += accepted if request.got else 1.0
                     if request.first < 0:
                         request.first = now
                 over = [request for request in station.batch if request.got >= request.answer - 1e-6]
@@ -250,7 +252,7 @@ def handed_over(
             min(prefill, key=lambda station: sum(waiting.left for waiting in station.queue)).queue.append(request)
         for when, request in travelling:
             if when <= now:
-                request.got = 1.0
+                request.got = 0.0 if recomputes else 1.0
                 min(decode, key=lambda station: len(station.queue) + len(station.batch)).queue.append(request)
         travelling = [(when, request) for when, request in travelling if when > now]
         for station in prefill:

@@ -377,6 +377,20 @@ def test_ranks_divide_the_tokens_of_a_step() -> None:
         assert whole.ttft_ms.mean < shared.ttft_ms.mean < finer.ttft_ms.mean
 
 
+def test_vllm_decodes_a_handed_over_answer_token_by_token() -> None:
+    """It computes the last prompt token again, so that two tokens are two steps; SGLang shows both with one."""
+    given = {**SERVERS["handed over"], "workload": loop(1, output_tokens=2), "requests": 3}
+    tpot = {}
+    for engine in ("vllm", "sglang"):
+        found = predicted(engine=engine, **given)
+        assert found.benchmark is not None
+        assert found.benchmark.tpot_ms is not None
+        tpot[engine] = found.benchmark.tpot_ms.mean
+        if engine == "vllm":
+            assert tpot[engine] == pytest.approx(found.decode_step_ms, rel=0.01)
+    assert tpot["sglang"] == 0.0
+
+
 def test_the_burst_at_the_start_is_in_the_mean_of_a_short_run() -> None:
     short, long = (predicted(workload=random_lengths(64), requests=n) for n in (128, 6400))
     assert short.benchmark is not None
