@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,25 +40,16 @@ LATEST = Slo(ttft_ms=MAX_MS, tpot_ms=MAX_MS)
 class SiteCache:
     """Sites by model, GPU and engine, so that many configurations share kernels and operators.
 
-    The provenance of a prediction then counts every operator that the sites have been asked for so far.
-
     Args:
         calibration: the user's kernel tables.
         engines: traits of the engines.
-        traced: whether the provenance also counts sizes (tokens, sequences, bytes) beyond what was measured, which
-            takes time.
     """
 
     def __init__(
-        self,
-        calibration: Calibration = NOT_CALIBRATED,
-        engines: Mapping[Engine, EngineTraits] = ENGINES,
-        *,
-        traced: bool = False,
+        self, calibration: Calibration = NOT_CALIBRATED, engines: Mapping[Engine, EngineTraits] = ENGINES
     ) -> None:
         self.calibration = calibration
         self.engines = engines
-        self._traced = traced
         self._sites: dict[tuple[object, ...], Site] = {}
 
     def site(self, service: Service, pool: ResolvedPool) -> Site:
@@ -74,14 +65,17 @@ class SiteCache:
             pool.model_dump_json(),
         )
         if key not in self._sites:
-            site = Site.of(service, pool, libraries=self.calibration.on(pool.gpu))
-            self._sites[key] = site.traced() if self._traced else site
+            self._sites[key] = Site.of(service, pool, libraries=self.calibration.on(pool.gpu))
         engine = self.engines[service.engine]
         return replace(self._sites[key], service=service, workload=resolve_workload(service.workload), engine=engine)
 
+    def traced_site(self, service: Service, pool: ResolvedPool) -> Site:
+        """The same, which shares the kernels and tells what it alone is asked for; its operators are built again."""
+        return self.site(service, pool).traced()
+
     def with_engines(self, engines: Mapping[Engine, EngineTraits]) -> SiteCache:
         """A cache on the same operators whose engines have other traits."""
-        other = SiteCache(self.calibration, engines, traced=self._traced)
+        other = SiteCache(self.calibration, engines)
         other._sites = self._sites
         return other
 
@@ -136,8 +130,12 @@ class Setup:
     gpus: int
 
     @staticmethod
-    def of(configuration: Configuration, sites: SiteCache) -> Setup:
+    def of(configuration: Configuration, site_of: Callable[[Service, ResolvedPool], Site]) -> Setup:
         """Set a configuration up.
+
+        Args:
+            configuration: as given.
+            site_of: the site of a service on a pool.
 
         Raises:
             SpecError: an unknown GPU, model or workload, or a layout that cannot be launched, with its field.
@@ -160,7 +158,7 @@ class Setup:
         except SpecError as error:
             raise SpecError(str(error) if error.file else error.message, field="model") from error
         pools = _pools(configuration)
-        by_name = {pool.name: sites.site(service, pool) for pool in pools.values()}
+        by_name = {pool.name: site_of(service, pool) for pool in pools.values()}
         at = {field: by_name[pool.name] for field, pool in pools.items()}
         space = ServiceSpace(0, service, tuple(by_name.values()), Targets.of(service, workload), workers=(), units=())
         clients = workload.arrival.concurrency

@@ -97,8 +97,8 @@ def predict(
             GPU types, with its field.
     """
     if sites is None:
-        sites = SiteCache(Calibration.read(calibration), traced=True)
-    setup = Setup.of(configuration, sites)
+        sites = SiteCache(Calibration.read(calibration))
+    setup = Setup.of(configuration, sites.traced_site)
     notes = sites.calibration.notes([site.pool for site in setup.space.sites])
     return _prediction(setup, evaluate(setup), notes)
 

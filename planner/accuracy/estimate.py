@@ -64,7 +64,7 @@ class CostModel:
             raise ValueError("its concurrency is not stated")
         recipe = point.recipe
         scheduling = Scheduling(recipe.poll_steps, recipe.wait_steps, recipe.wait_share)
-        setup = _as_it_ran(Setup.of(configuration(point), self.sites), point)
+        setup = _as_it_ran(Setup.of(configuration(point), self.sites.site), point)
         requests = point.requests or REQUESTS_PER_CLIENT * point.concurrency
         seen = simulate(setup, scheduling, point.concurrency, requests).run
         ttft, tokens = float(seen.ttft_ms.mean()), mean_tokens(point.workload.output_tokens)
