@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from planner.costs.analytic import AnalyticKernels
 from planner.costs.attention import local_kv_heads
@@ -31,7 +31,7 @@ from planner.costs.operators import DecodeAttention, Operator, PrefillAttention
 from planner.kernels.answer import Answer
 from planner.kernels.blend import neighbours, reach
 from planner.kernels.curves import CurveSet, Origin
-from specs.model import BYTES_PER_ELEMENT, Attention, FactoredAttention, Precision, SoftmaxAttention
+from specs.model import BYTES_PER_ELEMENT, FactoredAttention, Precision, SoftmaxAttention
 
 FloatArray = NDArray[np.float64]
 
@@ -113,12 +113,6 @@ class _Surface:
 
         return self._over_batches(between(self.time_ms), float(between(self.slope)))
 
-    def of_one(self, tokens: FloatArray) -> FloatArray:
-        """Time of one prompt of each of `tokens` tokens, power laws between lines."""
-        below, share = self._between(tokens, logarithmic=True)
-        logs = np.log(self.time_ms[:, 0])
-        return np.asarray(np.exp((1.0 - share) * logs[below] + share * logs[below + 1]))
-
     def _between(self, at: FloatArray, *, logarithmic: bool = False) -> tuple[NDArray[np.intp], FloatArray]:
         below = np.clip(np.searchsorted(self.lines, at, side="right") - 1, 0, self.lines.size - 2)
         low, high = self.lines[below], self.lines[below + 1]
@@ -157,35 +151,6 @@ class SoftmaxAttentionTables:
                 return self._prefill(operator, attention)
             case _:
                 return None
-
-    def prefill_ms(
-        self, attention: Attention, tp: int, kv_dtype: Precision, new_tokens: ArrayLike, context: ArrayLike
-    ) -> FloatArray | None:
-        """Time of one prompt's chunk, for many chunks at once.
-
-        Args:
-            attention: the architecture's attention.
-            tp: ranks that share the heads.
-            kv_dtype: format of the KV cache.
-            new_tokens: of the chunks, positive.
-            context: tokens before them; broadcast against `new_tokens`.
-
-        Returns:
-            ms, of the broadcast shape; None for other attention, or without a table.
-        """
-        new, before = np.broadcast_arrays(np.asarray(new_tokens, dtype=float), np.asarray(context, dtype=float))
-        if not isinstance(attention, SoftmaxAttention | FactoredAttention):
-            return None
-        group = self._group(PREFILL, attention, kv_dtype)
-        if group is None:
-            return None
-        low, high, share = _windows(group, _window(attention), new + before)
-        pairs = _pairs(before + new, _window(attention)) - _pairs(before, _window(attention))
-        time = self._surface(PREFILL, group, attention, tp, kv_dtype, high).of_one(_prompt(pairs, high))
-        if low is not None:
-            other = self._surface(PREFILL, group, attention, tp, kv_dtype, low).of_one(_prompt(pairs, low))
-            time = (1.0 - share) * other + share * time
-        return time
 
     def _decode(self, operator: DecodeAttention, attention: Core) -> Answer | None:
         group = self._group(DECODE, attention, operator.kv_dtype)
