@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from planner.accuracy.halves import Half, half_of, in_half, leave_one_gpu_out, leave_one_model_out
 from planner.accuracy.points import Corpus, Point
-from planner.accuracy.score import Errors, Estimator, Metric, Report, Slice, report, score
+from planner.accuracy.score import NAMES, Errors, Estimator, Metric, Report, Slice, report, score
 from planner.costs import anchors, engines
 
 LARGE_SLICE = 20
@@ -18,8 +18,6 @@ SLICE_LIMIT = 0.30
 
 Fit = Callable[[Sequence[Point]], Estimator]
 """Fits the parameters of the cost model on points and gives the predictor that has them."""
-
-NAMES = {Metric.TPOT: "TPOT", Metric.THROUGHPUT: "throughput", Metric.TTFT: "TTFT"}
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ def page(corpus: Corpus, whole: Report, fit: Fit) -> str:
 
 def _half(corpus: Corpus, whole: Report, half: Half) -> Report:
     """The report of one half; rows that are no points belong to neither."""
-    points = [point for point in corpus.points if half_of(point) is half]
+    points = in_half(corpus.points, half)
     priced = [entry for entry in whole.priced if half_of(entry.point) is half]
     return report(points, priced, len(points), {})
 

@@ -157,7 +157,7 @@ class Fabric:
             collective = Collective.ONE_SIDED if inside else Collective.DEEPEP_LOW_LATENCY
         kind, ranks = collective, peers + 1
         law = self._exchange_law(kind, phase, copies, bytes_per_copy, peers)
-        if not inside or self.collectives is None:
+        if not inside:
             self.asked[f"{EXCHANGE}{kind}.{phase}", (ranks, bytes_per_copy, copies.scale_up, copies.scale_out)] = None
             return law
         links = self.measured_on or self

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from planner.costs.analytic import SIXTEEN_BIT_INPUT
 from planner.costs.exchange_laws import Phase
 from planner.costs.layout import Layout
 from planner.costs.linear import FloatArray, PiecewiseLinear, constant, total
@@ -28,7 +29,7 @@ OVERLAP_SERVERS = (0, 1, 0, 1)
 
 def dispatch_bytes(hidden: int, precision: Precision) -> float:
     """Bytes of one dispatched token: FP8 with an FP32 scale for every 128 elements, BF16 for BF16 products."""
-    if precision in (Precision.BF16, Precision.INT4):
+    if precision in SIXTEEN_BIT_INPUT:
         return hidden * BYTES_PER_ELEMENT[Precision.BF16]
     return hidden * (1.0 + 4.0 / 128.0)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from planner.configured import Part, Setup
 from planner.costs.engines import HAND_OVER_MS, EngineTraits
 from planner.costs.worker import Worker
 from planner.options.server import WorkerServer
+from planner.running import DecodeRun, PrefillRun, exposed_ms
 from planner.simulation.closed_loop import Policy, Requests, Run, run
 from planner.simulation.handed_over import Pair, run_pair
 from planner.simulation.steps import StepTimes
@@ -111,17 +110,18 @@ def _run(setup: Setup, scheduling: Scheduling, parts: int, clients: int, request
     first = setup.parts[0]
     prompts = _worker(first)
     policy = scheduling.policy(engine, _budget(first))
-    transfer = setup.space.transfer()
-    link = min(part.server.links * part.server.site.fabric.scale_out_bytes_per_ms for part in setup.parts)
-    chunks = np.array(max(1, math.ceil(prompts.site.lengths.input / policy.budget)))
-    exposed = transfer.exposed_ms(np.array(1.0), link, chunks, prompts.prefill_ms(1.0, chunks))
+    chunks = max(1, math.ceil(prompts.site.lengths.input / policy.budget))
+    targets = setup.space.targets
+    exposed = exposed_ms(
+        setup.space.transfer(), PrefillRun(prompts, targets, 1, chunks), DecodeRun(lead.server, targets, lead.slots)
+    )
     pair = Pair(
         _times(replace(first, slots=prompts.layout.dp), policy.budget),
         first.count // parts,
         _times(lead, 1),
         lead.count // parts,
         lead.slots,
-        float(exposed),
+        exposed,
         engine.first_token_steps,
         engine.recomputes_last_token,
     )
