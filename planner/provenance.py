@@ -14,7 +14,7 @@ from planner.kernels.collectives import ALL_REDUCE
 from planner.kernels.library import SAME_DIE, MeasuredKernels
 from planner.kernels.user_table import UserKernels
 from specs.model import Precision
-from specs.plan import KernelSource, OperatorKind, OperatorProvenance, Provenance
+from specs.plan import OperatorKind, OperatorProvenance, OperatorSource, Provenance
 from specs.service import Engine
 
 KINDS: dict[type[Operator], OperatorKind] = {
@@ -105,7 +105,7 @@ class _Asked:
 
     kind: OperatorKind
     answer: Answer | None
-    source: KernelSource
+    source: OperatorSource
     calibration: str | None = None
     gpu: str | None = None
     largest: float = 0.0
@@ -130,7 +130,7 @@ def operators_of(sites: Iterable[Site]) -> tuple[OperatorProvenance, ...]:
         for asked in _asked(site):
             groups.setdefault(asked.alike, []).append(asked)
     entries = [_entry(group) for group in groups.values()]
-    kinds, sources = list(OperatorKind), list(KernelSource)
+    kinds, sources = list(OperatorKind), list(OperatorSource)
     entries.sort(key=lambda each: (kinds.index(each.operator), sources.index(each.source), str(each.framework)))
     return tuple(entries)
 
@@ -147,13 +147,13 @@ def _asked(site: Site) -> Iterator[_Asked]:
 
     def asked(kind: OperatorKind, answer: Answer | None, watch: Watch | None, *, borrowed: bool) -> _Asked:
         if answer is None:
-            return _Asked(kind, None, KernelSource.ANALYTIC)
+            return _Asked(kind, None, OperatorSource.ANALYTIC)
         largest = watch.largest if watch else 0.0
         if answer.origin in files:
-            return _Asked(kind, answer, KernelSource.CALIBRATION, files[answer.origin], largest=largest)
+            return _Asked(kind, answer, OperatorSource.CALIBRATION, files[answer.origin], largest=largest)
         # Tables of an engine's file may themselves stand in for what was not, or badly, measured behind it.
         borrowed = borrowed or answer.origin.framework in foreign
-        source = KernelSource.BORROWED if borrowed else KernelSource.MEASURED
+        source = OperatorSource.BORROWED if borrowed else OperatorSource.MEASURED
         return _Asked(kind, answer, source, gpu=other_gpu, largest=largest)
 
     for operator, library in site.kernels.used.items():
@@ -188,23 +188,23 @@ def words(operators: Sequence[OperatorProvenance]) -> str:
     """The same in one line: `measured (vllm 0.24.0), attention borrowed from sglang 0.5.14, elementwise analytic`."""
     if not operators:
         return "none asked"
-    if all(each.source is KernelSource.ANALYTIC for each in operators):
+    if all(each.source is OperatorSource.ANALYTIC for each in operators):
         return "analytic"
     parts: dict[str, list[OperatorKind]] = {}
     measured: dict[str, None] = {}
-    for source in KernelSource:
+    for source in OperatorSource:
         for each in operators:
             if each.source is not source:
                 continue
             whose = f"{each.framework} {each.version}"
-            if source is KernelSource.MEASURED:
+            if source is OperatorSource.MEASURED:
                 measured[whose] = None
                 continue
             where = f" on {each.gpu}" if each.gpu else ""
             text = {
-                KernelSource.CALIBRATION: f"from calibration {each.calibration}",
-                KernelSource.BORROWED: f"borrowed from {whose}{where}",
-                KernelSource.ANALYTIC: "analytic",
+                OperatorSource.CALIBRATION: f"from calibration {each.calibration}",
+                OperatorSource.BORROWED: f"borrowed from {whose}{where}",
+                OperatorSource.ANALYTIC: "analytic",
             }[source]
             parts.setdefault(text, []).append(each.operator)
     said = [f"measured ({', '.join(measured)})"] if measured else []
