@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,11 +31,6 @@ from specs.scenario import Pool, ResolvedPool, resolve_pool
 from specs.service import Engine, Service, Slo
 from specs.workload import Workload, resolve_workload
 
-DEFAULT_CHUNK_TOKENS = 8192
-"""New tokens of one step where the configuration says nothing: vLLM's `max_num_batched_tokens` and TensorRT-LLM's
-`max_num_tokens` of each DP rank, SGLang's `chunked_prefill_size` (on GPUs of up to 160 GB), which the DP ranks of a
-replica share."""
-
 DEFAULT_MICROBATCHES = 2
 
 LATEST = Slo(ttft_ms=MAX_MS, tpot_ms=MAX_MS)
@@ -45,25 +40,16 @@ LATEST = Slo(ttft_ms=MAX_MS, tpot_ms=MAX_MS)
 class SiteCache:
     """Sites by model, GPU and engine, so that many configurations share kernels and operators.
 
-    The provenance of a prediction then counts every operator that the sites have been asked for so far.
-
     Args:
         calibration: the user's kernel tables.
         engines: traits of the engines.
-        traced: whether the provenance also counts sizes (tokens, sequences, bytes) beyond what was measured, which
-            takes time.
     """
 
     def __init__(
-        self,
-        calibration: Calibration = NOT_CALIBRATED,
-        engines: Mapping[Engine, EngineTraits] = ENGINES,
-        *,
-        traced: bool = False,
+        self, calibration: Calibration = NOT_CALIBRATED, engines: Mapping[Engine, EngineTraits] = ENGINES
     ) -> None:
         self.calibration = calibration
         self.engines = engines
-        self._traced = traced
         self._sites: dict[tuple[object, ...], Site] = {}
 
     def site(self, service: Service, pool: ResolvedPool) -> Site:
@@ -79,14 +65,17 @@ class SiteCache:
             pool.model_dump_json(),
         )
         if key not in self._sites:
-            site = Site.of(service, pool, libraries=self.calibration.on(pool.gpu))
-            self._sites[key] = site.traced() if self._traced else site
+            self._sites[key] = Site.of(service, pool, libraries=self.calibration.on(pool.gpu))
         engine = self.engines[service.engine]
         return replace(self._sites[key], service=service, workload=resolve_workload(service.workload), engine=engine)
 
+    def traced_site(self, service: Service, pool: ResolvedPool) -> Site:
+        """The same, which shares the kernels and tells what it alone is asked for; its operators are built again."""
+        return self.site(service, pool).traced()
+
     def with_engines(self, engines: Mapping[Engine, EngineTraits]) -> SiteCache:
         """A cache on the same operators whose engines have other traits."""
-        other = SiteCache(self.calibration, engines, traced=self._traced)
+        other = SiteCache(self.calibration, engines)
         other._sites = self._sites
         return other
 
@@ -102,6 +91,7 @@ class Part:
         slots: requests in flight of one (attention) replica, prompts per step of a prefill worker; 0 where memory does
             not hold one.
         chunks: equal chunks of a prompt; 0 without prefill.
+        step_tokens: most new tokens of one step and (attention) replica, over all its DP ranks.
         memory: of one GPU, by role.
         pools: as a plan writes them, with utilisation 1; empty without slots.
         held_slots: slots that memory would hold.
@@ -112,6 +102,7 @@ class Part:
     count: int
     slots: int
     chunks: int
+    step_tokens: int
     memory: dict[Role, Memory]
     pools: tuple[PoolPlan, ...]
     held_slots: int
@@ -139,8 +130,12 @@ class Setup:
     gpus: int
 
     @staticmethod
-    def of(configuration: Configuration, sites: SiteCache) -> Setup:
+    def of(configuration: Configuration, site_of: Callable[[Service, ResolvedPool], Site]) -> Setup:
         """Set a configuration up.
+
+        Args:
+            configuration: as given.
+            site_of: the site of a service on a pool.
 
         Raises:
             SpecError: an unknown GPU, model or workload, or a layout that cannot be launched, with its field.
@@ -163,7 +158,7 @@ class Setup:
         except SpecError as error:
             raise SpecError(str(error) if error.file else error.message, field="model") from error
         pools = _pools(configuration)
-        by_name = {pool.name: sites.site(service, pool) for pool in pools.values()}
+        by_name = {pool.name: site_of(service, pool) for pool in pools.values()}
         at = {field: by_name[pool.name] for field, pool in pools.items()}
         space = ServiceSpace(0, service, tuple(by_name.values()), Targets.of(service, workload), workers=(), units=())
         clients = workload.arrival.concurrency
@@ -325,7 +320,8 @@ def _worker(given: WorkerLayout, site: Site, field: str, role: Role, clients: in
         worker.activation_bytes(step_tokens),
     )
     pools = (worker_pool(worker, role, given.replicas, slots, chunks),) if slots else ()
-    return Part(role, server, given.replicas, slots, chunks, {role: memory}, pools, held)
+    budget = given.chunk_tokens or site.engine.step_budget(layout.dp)
+    return Part(role, server, given.replicas, slots, chunks, budget, {role: memory}, pools, held)
 
 
 def _prefill(given: WorkerLayout, site: Site) -> Part:
@@ -345,14 +341,13 @@ def _prefill(given: WorkerLayout, site: Site) -> Part:
         worker.activation_bytes(step_tokens),
     )
     pools = (worker_pool(worker, Role.PREFILL, given.replicas, slots, chunks),) if slots else ()
-    server = WorkerServer(worker)
-    return Part(Role.PREFILL, server, given.replicas, slots, chunks, {Role.PREFILL: memory}, pools, held)
+    server, budget = WorkerServer(worker), given.chunk_tokens or site.engine.step_budget(layout.dp)
+    return Part(Role.PREFILL, server, given.replicas, slots, chunks, budget, {Role.PREFILL: memory}, pools, held)
 
 
 def _chunks(site: Site, tokens: int | None, lanes: int, prompts: int | None = None) -> int:
     """Chunks of a prompt where a step computes `tokens` new tokens of `prompts` prompts, by default one per lane."""
-    budget = DEFAULT_CHUNK_TOKENS if site.service.engine is Engine.SGLANG else DEFAULT_CHUNK_TOKENS * lanes
-    budget = budget if tokens is None else tokens
+    budget = site.engine.step_budget(lanes) if tokens is None else tokens
     return max(1, math.ceil((lanes if prompts is None else prompts) * site.lengths.input / budget))
 
 
@@ -438,7 +433,8 @@ def _unit(
             attention_pool.model_copy(update={"batch": slots, "chunk_tokens": chunk}),
             ffn_pool.model_copy(update={"batch": slots * copies, "chunk_tokens": chunk * copies}),
         )
-    return Part(role, server, units, slots, chunks, memory, pools, held)
+    budget = attention.chunk_tokens or near.engine.step_budget(1)
+    return Part(role, server, units, slots, chunks, budget, memory, pools, held)
 
 
 def _memory(site: Site, weights: float, kv: float, activations: float) -> Memory:

@@ -28,7 +28,7 @@ from planner.options.server import AfdServer, WorkerServer
 from planner.options.targets import Targets
 from planner.provenance import provenance
 from planner.running import DecodeRun, PrefillRun, ServePoint, ServeRun, exposed_ms, threshold
-from planner.simulation.deployment import Scheduling, equal_parts, simulate
+from planner.simulation.deployment import LARGEST_RUN, PartRun, Scheduling, simulate
 from specs.errors import SpecError
 from specs.plan import PoolPlan, Provenance, Role
 from specs.prediction import PREDICTION_SCHEMA, Benchmark, Configuration, Obstacle, Prediction, Seen
@@ -97,8 +97,8 @@ def predict(
             GPU types, with its field.
     """
     if sites is None:
-        sites = SiteCache(Calibration.read(calibration), traced=True)
-    setup = Setup.of(configuration, sites)
+        sites = SiteCache(Calibration.read(calibration))
+    setup = Setup.of(configuration, sites.traced_site)
     notes = sites.calibration.notes([site.pool for site in setup.space.sites])
     return _prediction(setup, evaluate(setup), notes)
 
@@ -270,7 +270,7 @@ def _prediction(setup: Setup, figures: Figures | Refusal, kernel_notes: Sequence
         )
     tokens = figures.rate_rps * lead.server.site.lengths.output
     used = figures.mean / lead.slots
-    breakdown = _breakdown(setup, figures)
+    breakdown, simulated = _breakdown(setup, figures), _simulated(setup)
     return Prediction(
         schema=PREDICTION_SCHEMA,
         mode=configuration.mode,
@@ -299,14 +299,14 @@ def _prediction(setup: Setup, figures: Figures | Refusal, kernel_notes: Sequence
         ),
         memory=memory,
         breakdown=breakdown,
-        benchmark=_benchmark(setup),
+        benchmark=_benchmark(configuration.requests, simulated),
         provenance=_provenance(setup, kernel_notes),
-        notes=_notes(setup, figures),
+        notes=_notes(setup, figures, simulated),
     )
 
 
-def _benchmark(setup: Setup) -> Benchmark | None:
-    """The run that the configuration asks for, simulated.
+def _simulated(setup: Setup) -> PartRun | None:
+    """The run that the configuration asks for, or None where it asks for none.
 
     Raises:
         SpecError: runs of this mode or layout are not simulated.
@@ -315,15 +315,20 @@ def _benchmark(setup: Setup) -> Benchmark | None:
     if requests is None or clients is None:
         return None
     try:
-        seen = simulate(setup, Scheduling(), clients, requests)
+        return simulate(setup, Scheduling(), clients, requests)
     except ValueError as error:
         raise SpecError(str(error), field="requests") from error
-    tpot = _seen(seen.tpot_ms) if seen.tpot_ms.size else None
+
+
+def _benchmark(requests: int | None, simulated: PartRun | None) -> Benchmark | None:
+    if requests is None or simulated is None:
+        return None
+    ttft, tpot = simulated.run.ttft_ms, simulated.run.tpot_ms
     return Benchmark(
         requests=requests,
-        ttft_ms=_seen(seen.ttft_ms),
-        tpot_ms=tpot,
-        throughput_tok_s=seen.throughput_tok_s * equal_parts(setup, clients),
+        ttft_ms=_seen(ttft),
+        tpot_ms=_seen(tpot) if tpot.size else None,
+        throughput_tok_s=simulated.throughput_tok_s,
     )
 
 
@@ -360,7 +365,7 @@ def _worker_of(part: Part) -> Worker:
     return part.server.worker
 
 
-def _notes(setup: Setup, figures: Figures) -> tuple[str, ...]:
+def _notes(setup: Setup, figures: Figures, simulated: PartRun | None) -> tuple[str, ...]:
     """What the figures do not say."""
     lead, given = setup.parts[-1], setup.configuration
     notes: list[str] = []
@@ -377,6 +382,11 @@ def _notes(setup: Setup, figures: Figures) -> tuple[str, ...]:
         notes.append("with so few free slots random arrivals also wait for one, which TTFT does not include")
     if given.mode is Mode.AFD:
         notes.append("the breakdown of an AFD unit is that of steps without prompts")
+    if simulated is not None and simulated.cut:
+        notes.append(
+            f"the benchmark run ends after {LARGEST_RUN:,} requests of each of its equal parts: the start weighs more, "
+            "and throughput counts its end"
+        )
     return tuple(notes)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from planner.costs.linear import Watch
@@ -13,7 +13,8 @@ from planner.kernels.answer import Answer
 from planner.kernels.collectives import ALL_REDUCE
 from planner.kernels.library import SAME_DIE, MeasuredKernels
 from planner.kernels.user_table import UserKernels
-from specs.plan import KernelSource, OperatorKind, OperatorProvenance, Provenance
+from specs.model import Precision
+from specs.plan import OperatorKind, OperatorProvenance, OperatorSource, Provenance
 from specs.service import Engine
 
 KINDS: dict[type[Operator], OperatorKind] = {
@@ -33,6 +34,9 @@ NAMES: dict[OperatorKind, str] = {
     OperatorKind.ALL_REDUCE: "all-reduce",
     OperatorKind.EXCHANGE: "exchange",
 }
+
+SLOW_CACHE = 1.1
+"""Decode attention on a narrow cache that takes this many times as long as on a BF16 one is worth a note."""
 
 ATTENTION = (OperatorKind.DECODE_ATTENTION, OperatorKind.PREFILL_ATTENTION)
 
@@ -63,8 +67,27 @@ def provenance(
         formulation=formulation,
         versions={name: version(name) for name in packages},
         seconds=dict(seconds or {}),
-        notes=tuple(notes),
+        notes=(*notes, *_slow_caches(sites)),
     )
+
+
+def _slow_caches(sites: Iterable[Site]) -> list[str]:
+    """What a wider KV cache would speed up: a narrow one halves the bytes, but its measured kernels may be slower."""
+    notes: dict[str, None] = {}
+    for site in sites:
+        for operator in tuple(site.kernels.used):
+            watch = site.kernels.watches.get(operator)
+            if not isinstance(operator, DecodeAttention) or operator.kv_dtype is Precision.BF16 or not watch:
+                continue
+            both = (operator, replace(operator, kv_dtype=Precision.BF16))
+            # Asked on the side, so that the provenance lists neither a second time.
+            narrow_ms, wide_ms = (float(site.kernels.traced().time_ms(each)(watch.largest)) for each in both)
+            if narrow_ms > SLOW_CACHE * wide_ms:
+                notes[
+                    f"decode attention of {site.model.id} on {site.pool.name} takes {narrow_ms / wide_ms:.1f} times as "
+                    f"long with the {operator.kv_dtype.value} cache as with a bf16 one; try kv_cache_dtype: bf16"
+                ] = None
+    return list(notes)
 
 
 @dataclass(frozen=True)
@@ -82,7 +105,7 @@ class _Asked:
 
     kind: OperatorKind
     answer: Answer | None
-    source: KernelSource
+    source: OperatorSource
     calibration: str | None = None
     gpu: str | None = None
     largest: float = 0.0
@@ -107,7 +130,7 @@ def operators_of(sites: Iterable[Site]) -> tuple[OperatorProvenance, ...]:
         for asked in _asked(site):
             groups.setdefault(asked.alike, []).append(asked)
     entries = [_entry(group) for group in groups.values()]
-    kinds, sources = list(OperatorKind), list(KernelSource)
+    kinds, sources = list(OperatorKind), list(OperatorSource)
     entries.sort(key=lambda each: (kinds.index(each.operator), sources.index(each.source), str(each.framework)))
     return tuple(entries)
 
@@ -124,13 +147,13 @@ def _asked(site: Site) -> Iterator[_Asked]:
 
     def asked(kind: OperatorKind, answer: Answer | None, watch: Watch | None, *, borrowed: bool) -> _Asked:
         if answer is None:
-            return _Asked(kind, None, KernelSource.ANALYTIC)
+            return _Asked(kind, None, OperatorSource.ANALYTIC)
         largest = watch.largest if watch else 0.0
         if answer.origin in files:
-            return _Asked(kind, answer, KernelSource.CALIBRATION, files[answer.origin], largest=largest)
+            return _Asked(kind, answer, OperatorSource.CALIBRATION, files[answer.origin], largest=largest)
         # Tables of an engine's file may themselves stand in for what was not, or badly, measured behind it.
         borrowed = borrowed or answer.origin.framework in foreign
-        source = KernelSource.BORROWED if borrowed else KernelSource.MEASURED
+        source = OperatorSource.BORROWED if borrowed else OperatorSource.MEASURED
         return _Asked(kind, answer, source, gpu=other_gpu, largest=largest)
 
     for operator, library in site.kernels.used.items():
@@ -165,23 +188,23 @@ def words(operators: Sequence[OperatorProvenance]) -> str:
     """The same in one line: `measured (vllm 0.24.0), attention borrowed from sglang 0.5.14, elementwise analytic`."""
     if not operators:
         return "none asked"
-    if all(each.source is KernelSource.ANALYTIC for each in operators):
+    if all(each.source is OperatorSource.ANALYTIC for each in operators):
         return "analytic"
     parts: dict[str, list[OperatorKind]] = {}
     measured: dict[str, None] = {}
-    for source in KernelSource:
+    for source in OperatorSource:
         for each in operators:
             if each.source is not source:
                 continue
             whose = f"{each.framework} {each.version}"
-            if source is KernelSource.MEASURED:
+            if source is OperatorSource.MEASURED:
                 measured[whose] = None
                 continue
             where = f" on {each.gpu}" if each.gpu else ""
             text = {
-                KernelSource.CALIBRATION: f"from calibration {each.calibration}",
-                KernelSource.BORROWED: f"borrowed from {whose}{where}",
-                KernelSource.ANALYTIC: "analytic",
+                OperatorSource.CALIBRATION: f"from calibration {each.calibration}",
+                OperatorSource.BORROWED: f"borrowed from {whose}{where}",
+                OperatorSource.ANALYTIC: "analytic",
             }[source]
             parts.setdefault(text, []).append(each.operator)
     said = [f"measured ({', '.join(measured)})"] if measured else []

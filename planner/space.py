@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from formulations.table import Role
-from planner.costs.fabric import COLLECTIVE_SETUP_US
 from planner.costs.sides import ACTIVATION_BYTES
 from planner.costs.site import Site
 from planner.costs.worker import Worker, dispatch_bytes
@@ -171,11 +170,11 @@ class ServiceSpace:
         side, lengths = site.attention(1), site.lengths
         whole = side.kv_bytes(lengths.prefix + lengths.input)
         prefix = side.kv_bytes(lengths.prefix)
-        hop = max(s.fabric.scale_out_latency_us for s in self.sites)
+        setup_us = max(s.fabric.setup_us + s.fabric.scale_out_latency_us for s in self.sites)
         return Transfer(
             bytes_per_request=whole if "decode" in self.moves_prefix_to else whole - prefix,
             prefix_bytes=prefix if "prefill" in self.moves_prefix_to else 0.0,
-            setup_ms=(COLLECTIVE_SETUP_US + hop) * 1e-3,
+            setup_ms=setup_us * 1e-3,
             overlap=site.engine.transfer_overlap == "chunk",
         )
 

@@ -19,6 +19,14 @@ class Precision(StrEnum):
     """Weights only (AWQ, GPTQ, Kimi-K2.5): products run in BF16."""
 
 
+NARROW_FLOATS = (Precision.FP8, Precision.FP4)
+
+
+def default_cache(precision: object) -> Precision:
+    """Format of the KV cache beside weights of `precision` (or what stands for one in a file) unless one is given."""
+    return Precision.FP8 if precision in NARROW_FLOATS else Precision.BF16
+
+
 BYTES_PER_ELEMENT: dict[Precision, float] = {
     Precision.BF16: 2.0,
     Precision.FP8: 1.0,

@@ -246,7 +246,7 @@ class OperatorKind(StrEnum):
     EXCHANGE = "exchange"
 
 
-class KernelSource(StrEnum):
+class OperatorSource(StrEnum):
     """Where the time of an operator comes from."""
 
     CALIBRATION = "calibration"
@@ -263,7 +263,7 @@ class OperatorProvenance(Spec):
     """Where the times of some operators of one kind come from."""
 
     operator: OperatorKind
-    source: KernelSource
+    source: OperatorSource
     calibration: str | None = None
     """Name of the user's file."""
     gpu: str | None = None

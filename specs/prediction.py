@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from specs.base import Spec
 from specs.errors import SpecError
-from specs.model import Precision
+from specs.model import Precision, default_cache
 from specs.plan import PoolPlan, Provenance, Role
 from specs.quantities import (
     AS_REAL,
@@ -211,8 +211,7 @@ class Configuration(Spec):
             return data
         filled = dict(data)
         if "kv_cache_dtype" not in data:
-            narrow = data.get("precision", Precision.FP8) in (Precision.FP8.value, Precision.FP4.value)
-            filled["kv_cache_dtype"] = Precision.FP8 if narrow else Precision.BF16
+            filled["kv_cache_dtype"] = default_cache(data.get("precision", Precision.FP8))
         if "mode" not in data:
             given = {name for name in _SERVER_FIELDS if data.get(name) is not None}
             fitting = [mode for mode, names in _SERVERS.items() if set(names) == given]

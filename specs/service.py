@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from specs.base import Spec
 from specs.errors import SpecError
-from specs.model import Precision
+from specs.model import Precision, default_cache
 from specs.quantities import AS_REAL, AS_WHOLE, Count, Milliseconds, Name, NonNegative, Rate
 from specs.workload import Workload
 
@@ -154,8 +154,7 @@ class Service(Spec):
     @classmethod
     def _default_kv_cache_dtype(cls, data: Any) -> Any:
         if isinstance(data, dict) and "kv_cache_dtype" not in data:
-            narrow = data.get("precision", Precision.FP8) in (Precision.FP8.value, Precision.FP4.value)
-            return {**data, "kv_cache_dtype": Precision.FP8 if narrow else Precision.BF16}
+            return {**data, "kv_cache_dtype": default_cache(data.get("precision", Precision.FP8))}
         return data
 
     @cached_property

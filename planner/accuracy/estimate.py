@@ -16,7 +16,7 @@ from specs import catalog
 from specs.model import MoeFfn
 from specs.prediction import CONFIGURATION_SCHEMA, Configuration, WorkerLayout
 from specs.scenario import Pool, resolve_pool
-from specs.service import Engine, Mode, Phase, Service, Slo
+from specs.service import Mode, Phase, Service, Slo
 from specs.workload import MeanLength, Workload, mean_tokens
 
 REQUESTS_PER_CLIENT = 10
@@ -63,10 +63,10 @@ class CostModel:
         if point.concurrency is None:
             raise ValueError("its concurrency is not stated")
         recipe = point.recipe
-        scheduling = Scheduling(recipe.step_tokens, recipe.poll_steps, recipe.wait_steps, recipe.wait_share)
-        setup = _as_it_ran(Setup.of(configuration(point), self.sites), point)
+        scheduling = Scheduling(recipe.poll_steps, recipe.wait_steps, recipe.wait_share)
+        setup = _as_it_ran(Setup.of(configuration(point), self.sites.site), point)
         requests = point.requests or REQUESTS_PER_CLIENT * point.concurrency
-        seen = simulate(setup, scheduling, point.concurrency, requests)
+        seen = simulate(setup, scheduling, point.concurrency, requests).run
         ttft, tokens = float(seen.ttft_ms.mean()), mean_tokens(point.workload.output_tokens)
         if not seen.tpot_ms.size:
             return Estimate(ttft, None, None)
@@ -141,8 +141,6 @@ def _workload(point: Point) -> Workload:
 
 def _layout(point: Point, workers: Workers) -> WorkerLayout:
     tokens = point.recipe.step_tokens
-    if tokens is not None and point.engine is not Engine.SGLANG:
-        tokens *= workers.dp  # SGLang's budget is the worker's; the others' is each DP rank's
     return WorkerLayout(
         replicas=workers.count,
         tp=workers.tp,
@@ -150,7 +148,7 @@ def _layout(point: Point, workers: Workers) -> WorkerLayout:
         ep=workers.ep,
         pp=workers.pp,
         batch=point.recipe.max_running,
-        chunk_tokens=tokens,
+        chunk_tokens=None if tokens is None else ENGINES[point.engine].step_budget(workers.dp, tokens),
     )
 
 

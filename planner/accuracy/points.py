@@ -23,7 +23,7 @@ from pathlib import Path
 from planner.accuracy.recipes import REQUESTS_PER_SLOT, Recipe, Run, recipe_of
 from specs import catalog
 from specs.errors import SpecError
-from specs.model import ModelSpec, MoeFfn, Precision
+from specs.model import ModelSpec, MoeFfn, Precision, default_cache
 from specs.plan import Role
 from specs.service import Engine, Mode, Phase, Speculative
 from specs.workload import Arrival, ArrivalProcess, MeanLength, Workload
@@ -143,7 +143,6 @@ class Point:
         kv_cache_dtype: format of the cache.
         gpu: catalogue id.
         engine: the engine.
-        version: its version as stated, or "".
         mode: aggregated, P/D or AFD.
         phase: prefill or decode where one pool alone was measured.
         workers: kinds of workers.
@@ -151,7 +150,6 @@ class Point:
         concurrency: requests that clients keep in flight over the deployment; None where it is not stated.
         requests: requests of the whole run, or None; the first `concurrency` of them arrive together.
         measured: what clients saw.
-        quality: A complete and consistent, B lacks a record.
         notes: remarks, those of the reader included.
         speculative: speculative decoding where it ran.
         recipe: settings of the run that the row does not state.
@@ -164,7 +162,6 @@ class Point:
     kv_cache_dtype: Precision
     gpu: str
     engine: Engine
-    version: str
     mode: Mode
     phase: Phase
     workers: tuple[Workers, ...]
@@ -172,7 +169,6 @@ class Point:
     concurrency: int | None
     requests: int | None
     measured: Measured
-    quality: str
     notes: str
     speculative: Speculative | None
     recipe: Recipe
@@ -405,7 +401,6 @@ def _point(row: _Row) -> Point:
         kv_cache_dtype=_precision(row)[1],
         gpu=gpu,
         engine=engine,
-        version=row.text("version"),
         mode=mode,
         phase=phase,
         workers=workers,
@@ -413,7 +408,6 @@ def _point(row: _Row) -> Point:
         concurrency=_concurrency(row, phase, workers),
         requests=None,
         measured=measured,
-        quality=row.text("quality"),
         notes="; ".join(note for note in (notes, corrected) if note),
         speculative=_speculative(row.text("spec_decode")),
         recipe=Recipe(),
@@ -480,8 +474,7 @@ def _precision(row: _Row) -> tuple[Precision, Precision]:
         raise _RefusedError(f"unknown precision {text!r}") from None
     if cache is not None:
         return precision, Precision(cache)
-    narrow = precision in (Precision.FP8, Precision.FP4)
-    return precision, Precision.FP8 if narrow else Precision.BF16
+    return precision, default_cache(precision)
 
 
 def _workers(

@@ -21,6 +21,9 @@ class Metric(StrEnum):
     TTFT = "ttft"
 
 
+NAMES = {Metric.TPOT: "TPOT", Metric.THROUGHPUT: "throughput", Metric.TTFT: "TTFT"}
+"""Metrics in words."""
+
 FIELDS = {Metric.TPOT: "tpot_ms", Metric.THROUGHPUT: "throughput_tok_s_per_gpu", Metric.TTFT: "ttft_ms"}
 """Field of `Measured` and `Estimate` by metric."""
 

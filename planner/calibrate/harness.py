@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.calibrate.backend import Backend, Candidate, NotMeasurableError
 from planner.calibrate.table import Curve, Key, Row
@@ -139,7 +139,7 @@ def measure_item(
         return
     try:
         if item.operator == "all_reduce":
-            for value, samples in backend.collective_samples_ms(item).items():
+            for value, samples in backend.collective_samples_ms(replace(item, values=tuple(values))).items():
                 yield _row(item.operator, item.keys, value, Timing.of(samples), "NCCL all-reduce", stand_in=False)
             return
         bench = backend.open(item)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,4 +135,7 @@ def _item(path: Path, entry: Any) -> WorkItem:
     whole = isinstance(values, list) and all(type(value) is int and value > 0 for value in values)
     if not whole or not values or sorted(set(values)) != values:
         raise SpecError("must be ascending whole numbers from 1", field="values", file=str(path))
-    return WorkItem(operator, keys, tuple(values), float(entry["expected_s"]))
+    expected = entry["expected_s"]
+    if type(expected) not in (int, float) or not 0.0 <= expected < math.inf:
+        raise SpecError("must be a number of seconds from 0", field="expected_s", file=str(path))
+    return WorkItem(operator, keys, tuple(values), float(expected))

@@ -50,7 +50,7 @@ def command(points: Path | None, half: str, as_json: bool, plot: Path | None, ou
         check_format(plot)
     if out is not None and out.exists() and not out.is_dir():
         raise SpecError("is a file; accepted: a folder", field="--out", file=str(out))
-    from planner.accuracy.halves import Half, half_of
+    from planner.accuracy.halves import Half, in_half
     from planner.accuracy.points import read
     from planner.accuracy.score import score
 
@@ -62,7 +62,7 @@ def command(points: Path | None, half: str, as_json: bool, plot: Path | None, ou
     if half == ALL:
         report = score(corpus.points, CostModel(), corpus.refused)
     else:
-        report = score([point for point in corpus.points if half_of(point) is Half(half)], CostModel())
+        report = score(in_half(corpus.points, Half(half)), CostModel())
     document = json.dumps(report.to_dict(), indent=2)
     if out is not None:
         _write(out, document, report)

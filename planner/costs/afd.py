@@ -12,7 +12,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from planner.costs.fabric import COLLECTIVE_SETUP_US, MESSAGE_ISSUE_US
 from planner.costs.layout import AfdLayout
 from planner.costs.linear import FloatArray, PiecewiseLinear, total
 from planner.costs.memory import Reservation, reserve
@@ -154,7 +153,7 @@ class AfdUnit:
             bytes_per_copy: bytes of one copy.
             all_tokens: tokens of all replicas together; replicas x tokens where None.
         """
-        fixed_us = COLLECTIVE_SETUP_US + self._hop_us
+        fixed_us = self.attention_site.fabric.setup_us + self._hop_us
         return np.asarray(fixed_us * 1e-3 + self._transfer_ms(tokens, replicas, bytes_per_copy, all_tokens))
 
     @property
@@ -170,7 +169,7 @@ class AfdUnit:
         crossing = self.crossing
         on_attention = tokens / self.tp
         on_ffn = (tokens * replicas if all_tokens is None else all_tokens) / self.ffn_gpus
-        issue = MESSAGE_ISSUE_US * np.maximum(replicas * self.tp, self.ffn_gpus)
+        issue = near.issue_us * np.maximum(replicas * self.tp, self.ffn_gpus)
         if self.scale_up:
             rate = near.scale_up_bytes_per_ms
             moved = crossing.scale_up * np.maximum(on_attention, on_ffn) * bytes_per_copy / rate

@@ -113,6 +113,11 @@ class System:
             return site
         return replace(site, engine=replace(site.engine, sequence_us=0.0))
 
+    def worker(self, expert_slots: int, *, overlap: bool) -> Worker:
+        """A worker with data-parallel attention and expert parallelism over all GPUs."""
+        layout = Layout(1, dp=self.gpus, ep=self.gpus, expert_slots=expert_slots, overlap=overlap)
+        return Worker(self.site, layout)
+
     @property
     def kernels(self) -> str:
         """Where kernel times come from, for the page."""
@@ -177,9 +182,8 @@ class Decode:
 
     def tokens_per_s(self, system: System, *, overlap: bool) -> float:
         """Tokens/s per GPU, serial or under two-batch overlap."""
-        gpus = system.gpus
-        worker = Worker(system.site, Layout(1, dp=gpus, ep=gpus, expert_slots=self.expert_slots, overlap=overlap))
-        step_ms = float(worker.decode_step_ms(self.batch * gpus))
+        worker = system.worker(self.expert_slots, overlap=overlap)
+        step_ms = float(worker.decode_step_ms(self.batch * system.gpus))
         return self.batch * system.site.tokens_per_step / step_ms * 1e3
 
 
@@ -197,9 +201,8 @@ class Prefill:
 
     def tokens_per_s(self, system: System, *, overlap: bool) -> float:
         """Tokens/s per GPU, serial or under two-batch overlap."""
-        gpus = system.gpus
-        worker = Worker(system.site, Layout(1, dp=gpus, ep=gpus, expert_slots=self.expert_slots, overlap=overlap))
-        step_ms = float(worker.prefill_ms(self.tokens / system.input_tokens * gpus, 1))
+        worker = system.worker(self.expert_slots, overlap=overlap)
+        step_ms = float(worker.prefill_ms(self.tokens / system.input_tokens * system.gpus, 1))
         return self.tokens / step_ms * 1e3
 
 

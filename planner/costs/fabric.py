@@ -157,7 +157,7 @@ class Fabric:
             collective = Collective.ONE_SIDED if inside else Collective.DEEPEP_LOW_LATENCY
         kind, ranks = collective, peers + 1
         law = self._exchange_law(kind, phase, copies, bytes_per_copy, peers)
-        if not inside or self.collectives is None:
+        if not inside:
             self.asked[f"{EXCHANGE}{kind}.{phase}", (ranks, bytes_per_copy, copies.scale_up, copies.scale_out)] = None
             return law
         links = self.measured_on or self
@@ -178,12 +178,15 @@ class Fabric:
             lambda key: links._exchange_law(kind, phase, Copies(key[2], 0.0), key[1], round(key[0]) - 1),
         )
 
-    def send_ms(self, size_bytes: float, links: int, other: Fabric) -> float:
-        """Time in ms of a point-to-point copy of `size_bytes` striped over `links` pairs of NICs."""
-        rate = min(self.scale_out_bytes_per_ms, other.scale_out_bytes_per_ms) * links
-        latency = max(self.scale_out_latency_us, other.scale_out_latency_us)
-        setup = COLLECTIVE_SETUP_US * max(self.slowdown, other.slowdown)
-        return size_bytes / rate + (setup + latency) * 1e-3
+    @property
+    def setup_us(self) -> float:
+        """Launch, registration and completion of a point-to-point copy."""
+        return COLLECTIVE_SETUP_US * self.slowdown
+
+    @property
+    def issue_us(self) -> float:
+        """Issue time of one message."""
+        return MESSAGE_ISSUE_US * self.slowdown
 
     def _time(self, name: str, key: tuple[float, ...], law: PiecewiseLinear, reference: Law) -> PiecewiseLinear:
         """Measured time over the table's variable, or the law where there is no such table; found once per key."""

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from planner.costs.analytic import SIXTEEN_BIT_INPUT
 from planner.costs.exchange_laws import Phase
-from planner.costs.fabric import COLLECTIVE_SETUP_US
 from planner.costs.layout import Layout
 from planner.costs.linear import FloatArray, PiecewiseLinear, constant, total
 from planner.costs.memory import Reservation, reserve
@@ -29,7 +29,7 @@ OVERLAP_SERVERS = (0, 1, 0, 1)
 
 def dispatch_bytes(hidden: int, precision: Precision) -> float:
     """Bytes of one dispatched token: FP8 with an FP32 scale for every 128 elements, BF16 for BF16 products."""
-    if precision in (Precision.BF16, Precision.INT4):
+    if precision in SIXTEEN_BIT_INPUT:
         return hidden * BYTES_PER_ELEMENT[Precision.BF16]
     return hidden * (1.0 + 4.0 / 128.0)
 
@@ -283,7 +283,7 @@ class Worker:
         latency_us = fabric.scale_out_latency_us if crossing else fabric.scale_up_latency_us
         rate = fabric.scale_out_bytes_per_ms if crossing else fabric.scale_up_bytes_per_ms
         moved = tokens * self.site.model.hidden * ACTIVATION_BYTES / self.layout.tp
-        return (COLLECTIVE_SETUP_US + latency_us) * 1e-3 + moved / rate
+        return (fabric.setup_us + latency_us) * 1e-3 + moved / rate
 
     def _step_ms(self, layers_ms: FloatArray, positions: FloatArray, tokens: FloatArray) -> FloatArray:
         """A step of `pp` stages: a token's latency through all of them, each as slow as the largest."""

@@ -17,7 +17,7 @@ class Answer:
         outside: 1.0 where the operator lies within the measured keys, else the factor by which it lies outside on the
             worst axis (the efficiency at the edge is carried over).
         origin: the table.
-        last: value of the variable up to which curves were measured.
+        last: value of the variable up to which the curves around the operator's keys were measured.
     """
 
     time: PiecewiseLinear

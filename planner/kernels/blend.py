@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ class Neighbours:
 
 
 def neighbours(keys: FloatArray, query: Sequence[float]) -> Neighbours:
-    """Multilinear weights in the logarithms of the axes, axis by axis.
+    """Multilinear weights in the logarithms of the axes, axis by axis; between 0 and the next value in the axis itself.
 
     On the first axis the nearest measured values below and above bracket the query; within each of them the next axis
     is bracketed among the keys measured there, so that a grid with holes is handled. Outside the measured range the
@@ -58,11 +58,27 @@ def neighbours(keys: FloatArray, query: Sequence[float]) -> Neighbours:
             stack.append((rows[keys[rows, axis] == wanted], axis + 1, weight))
             continue
         low, high = float(values[above - 1]), float(values[above])
-        share = (np.log(wanted + _FLOOR) - np.log(low + _FLOOR)) / (np.log(high + _FLOOR) - np.log(low + _FLOOR))
+        share = np.log(wanted / low) / np.log(high / low) if low > 0.0 else wanted / high
         stack.append((rows[keys[rows, axis] == low], axis + 1, weight * (1.0 - share)))
         stack.append((rows[keys[rows, axis] == high], axis + 1, weight * share))
     return Neighbours(tuple(found), tuple(found.values()), outside)
 
 
+def reach(points: FloatArray, last: FloatArray, at: ArrayLike) -> FloatArray:
+    """Values of the variable up to which curves along one axis were measured, a power law between points.
+
+    Memory lets longer contexts and prompts be measured with fewer sequences only. What was measured at a longer one
+    also bounds the shorter ones, so that a point with few measurements among others leaves no hole.
+
+    Args:
+        points: of the axis, ascending and positive, shape (g,).
+        last: last measured value of the variable at each, shape (g,).
+        at: where to tell; beyond the ends the nearest point holds.
+    """
+    furthest = np.maximum.accumulate(last[::-1])[::-1]
+    within = np.clip(at, points[0], points[-1])
+    return np.asarray(np.exp(np.interp(np.log(within), np.log(points), np.log(furthest))))
+
+
 _FLOOR = 1e-9
-"""Lets an axis hold 0 (context before the first chunk)."""
+"""Keeps the factor between 0 (context before the first chunk) and any other value finite."""

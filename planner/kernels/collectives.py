@@ -39,8 +39,6 @@ class CollectiveTables:
 
     def __init__(self, tables: Mapping[str, CurveSet]) -> None:
         self._tables = {name: tables[name] for name in tables if name.startswith(("collective.", EXCHANGE))}
-        self.outside: dict[str, float] = {}
-        """Tables that answered, with the largest factor by which a query lay outside their keys (1.0: within)."""
 
     def time_ms(self, name: str, key: tuple[float, ...], law: PiecewiseLinear, reference: Law) -> Answer | None:
         """Time of a collective: what the law says, times the measured share of the law at the nearest keys.
@@ -62,8 +60,6 @@ class CollectiveTables:
             return None
         points, point_of = np.unique(table.keys[:, : len(key)], axis=0, return_inverse=True)
         near = neighbours(points, key)
-        outside = float(near.outside)
-        self.outside[name] = max(self.outside.get(name, 1.0), outside)
         curves = []
         for point, weight in zip(near.curves, near.weights, strict=True):
             expected = reference(tuple(points[point].tolist()))
@@ -89,4 +85,4 @@ class CollectiveTables:
         start = min(float(law(0.0) * share(points[:1])[0]), float(y[0]))
         last = float(law.slope * share(points[-1:])[0])
         time = PiecewiseLinear(np.concatenate(([0.0], x)), np.concatenate(([start], y)), last, CHORD_ERROR)
-        return Answer(time, outside, table.origin, high)
+        return Answer(time, near.outside, table.origin, min(float(x[-1]) for _, x, _, _ in curves))

@@ -112,7 +112,7 @@ class CurveSet:
         return self.x[part], self.time_ms[part]
 
     def at(self, curve: int, x: ArrayLike) -> FloatArray:
-        """Time in ms of one curve, held constant outside its knots (see `outside`)."""
+        """Time in ms of one curve, held constant outside its knots."""
         return np.asarray(np.interp(np.asarray(x, dtype=float), *self.knots(curve)))
 
     def rising(self, curve: int) -> tuple[FloatArray, FloatArray]:
@@ -250,12 +250,3 @@ def _whole(name: str) -> Iterator[None]:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         raise ValueError(f"{name} is not a whole file of format {FORMAT}: {error}") from error
-
-
-def load(path: Path) -> dict[str, CurveSet]:
-    """Read all tables that `save` wrote, by name.
-
-    Raises:
-        ValueError: the file is not of this format, or not whole.
-    """
-    return dict(Stored(path))

@@ -98,7 +98,7 @@ class ExpertTables:
         self._tables = tables
         self._analytic = analytic
         self._families: dict[str, _Family | None] = {}
-        self._loads: dict[tuple[int, int, int, int, float, int], tuple[FloatArray, FloatArray]] = {}
+        self._loads: dict[tuple[int, int, int, int, float, bytes], tuple[FloatArray, FloatArray]] = {}
         self._shares: dict[tuple[str, int, float, Precision], FloatArray] = {}
 
     def time_ms(self, operator: GroupedGemm) -> Answer | None:
@@ -229,7 +229,7 @@ class ExpertTables:
         From `MEASURED_SKEW` on they are those of the most loaded rank under random routing; between, a blend.
         """
         slots = operator.slots_per_rank
-        routing = (operator.experts, slots, operator.ranks, operator.experts_per_token, operator.skew, tokens.size)
+        routing = (operator.experts, slots, operator.ranks, operator.experts_per_token, operator.skew, tokens.tobytes())
         if routing not in self._loads:
             pairs = tokens * (operator.experts_per_token / operator.ranks)
             activated = np.minimum(pairs, slots)

@@ -28,14 +28,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from planner.costs.analytic import AnalyticKernels
 from planner.costs.linear import PiecewiseLinear, total
 from planner.costs.operators import DecodeAttention, Gemm, PrefillAttention
 from planner.costs.sides import projections
 from planner.kernels.answer import Answer
-from planner.kernels.blend import neighbours
+from planner.kernels.blend import neighbours, reach
 from planner.kernels.curves import CurveSet, Origin
 from planner.kernels.rising import rising_together
 from specs.model import LatentAttention, Precision
@@ -113,12 +113,14 @@ class EfficiencyGrid:
 
     Args:
         points: measured values of the second axis (context or new tokens), shape (g,), ascending.
+        last: last measured value of the variable at each point, shape (g,).
         x: values of the variable, shape (k,), ascending.
         measured: ms, shape (g, k); beyond a curve's last knot the efficiency changes as at the next smaller point.
         analytic: ms, shape (g, k).
     """
 
     points: FloatArray
+    last: FloatArray
     x: FloatArray
     measured: FloatArray
     analytic: FloatArray
@@ -151,7 +153,8 @@ class EfficiencyGrid:
                 last = int(np.searchsorted(x, knots[-1]))
                 ratio[row, last:] = ratio[row, last] * ratio[row - 1, last:] / ratio[row - 1, last]
         # A longer context or chunk never takes less: parts taken off a module may have outgrown it.
-        return EfficiencyGrid(points, x, np.maximum.accumulate(ratio * work, axis=0), work)
+        ends = np.array([table.knots(row)[0][-1] for row in range(points.size)])
+        return EfficiencyGrid(points, ends, x, np.maximum.accumulate(ratio * work, axis=0), work)
 
     def at(self, x: FloatArray, point: float) -> FloatArray:
         """Measured and analytic ms at values of the variable, shape (2, k), linear between points."""
@@ -166,14 +169,9 @@ class EfficiencyGrid:
             ]
         )
 
-    def single(self, points: FloatArray) -> FloatArray:
-        """Measured and analytic ms at 1 of the variable, shape (2, ...) before that of `points`."""
-        return np.stack(
-            [
-                np.interp(points, self.points, [float(np.interp(1.0, self.x, row)) for row in values])
-                for values in (self.measured, self.analytic)
-            ]
-        )
+    def reach(self, point: float) -> float:
+        """Value of the variable up to which was measured around a value of the second axis."""
+        return float(reach(self.points, self.last, point))
 
 
 def around(values: FloatArray, wanted: float) -> tuple[list[tuple[float, float]], float]:
@@ -259,19 +257,15 @@ class _Measured:
     pairs: FloatArray
     contexts: tuple[_Contexts, ...] = ()
 
-    def added(self, new: FloatArray, context: FloatArray) -> FloatArray:
-        """Efficiency of what context before chunks adds, of the common shape of new tokens and context."""
+    def added(self, new: float, context: float) -> float:
+        """Efficiency of what context before a chunk adds."""
         if not self.contexts:
             equal = np.sqrt(new * (new + 2.0 * context))
-            return np.asarray(np.interp(np.log(equal), np.log(self.grid.points), self.pairs))
+            return float(np.interp(np.log(equal), np.log(self.grid.points), self.pairs))
         sizes = np.log([row.new_tokens for row in self.contexts])
-        place = np.interp(np.log(new), sizes, np.arange(sizes.size))
-        total = np.zeros(place.shape)
-        for index, row in enumerate(self.contexts):
-            share = np.clip(1.0 - np.abs(place - index), 0.0, 1.0)
-            if share.any():
-                total += share * row.efficiency(context)
-        return total
+        place = float(np.interp(np.log(new), sizes, np.arange(sizes.size)))
+        shares = ((1.0 - abs(place - index), row) for index, row in enumerate(self.contexts))
+        return sum(share * row.efficiency(context) for share, row in shares if share > 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,11 +277,11 @@ class _Contexts:
     measured: FloatArray
     analytic: FloatArray
 
-    def efficiency(self, context: FloatArray) -> FloatArray:
+    def efficiency(self, context: float) -> float:
         """Measured over analytic, each linear between contexts; that of the last one beyond it."""
         at = np.clip(context, 1.0, self.contexts[-1])
-        measured, analytic = (np.interp(at, self.contexts, values) for values in (self.measured, self.analytic))
-        return np.asarray(measured / np.maximum(analytic, 1e-12))
+        measured, analytic = (float(np.interp(at, self.contexts, values)) for values in (self.measured, self.analytic))
+        return measured / max(analytic, 1e-12)
 
 
 class LatentAttentionTables:
@@ -337,36 +331,6 @@ class LatentAttentionTables:
         if isinstance(operator, DecodeAttention):
             return self._decode(operator, grids, outside, origin)
         return self._prefill(operator, grids, outside, origin)
-
-    def prefill_ms(
-        self, attention: LatentAttention, tp: int, kv_dtype: Precision, new_tokens: ArrayLike, context: ArrayLike
-    ) -> FloatArray | None:
-        """Times of one prompt's chunks, as `time_ms` gives them at one prompt; None where it gives none.
-
-        Args:
-            attention: the architecture's attention.
-            tp: ranks that share the heads.
-            kv_dtype: format of the KV cache.
-            new_tokens: tokens of the chunks, any shape, > 0.
-            context: tokens before them, of a shape that broadcasts.
-
-        Returns:
-            Times in ms, of the common shape.
-        """
-        found = self._find("prefill", attention, kv_dtype)
-        if found is None:
-            return None
-        grids, _ = self._around(found[0], "prefill", attention.heads / tp)
-        new, before = np.broadcast_arrays(np.asarray(new_tokens, dtype=float), np.asarray(context, dtype=float))
-        times, marginal = np.zeros((2, *new.shape)), np.zeros(new.shape)
-        for measured, weight in grids:
-            times += weight * measured.grid.single(new)
-            marginal += weight * measured.added(new, before)
-        alone, where = np.unique(new, return_inverse=True)
-        base = np.array([self._work(attention, tp, kv_dtype, n, 0.0) for n in alone.tolist()])[where].reshape(new.shape)
-        pairs = zip(new.ravel().tolist(), before.ravel().tolist(), strict=True)
-        total = np.array([self._work(attention, tp, kv_dtype, n, c) for n, c in pairs]).reshape(new.shape)
-        return np.asarray(base * times[0] / times[1] + (total - base) * marginal)
 
     def _work(self, attention: LatentAttention, tp: int, kv_dtype: Precision, new: float, context: float) -> float:
         time = self._analytic.time_ms(PrefillAttention("prefill_attention", attention, tp, kv_dtype, new, context))
@@ -507,7 +471,8 @@ class LatentAttentionTables:
             slope += share * work.slope * float(ratio[-1])
         ends = operator.first_context, operator.last_context
         outside = max([outside, *(outside_of(measured.grid.points, *ends) for measured, _ in grids)])
-        return Answer(through(x, times, slope), outside, origin, float(x[-1]))
+        last = min(measured.grid.reach(0.5 * sum(ends)) for measured, _ in grids)
+        return Answer(through(x, times, slope), outside, origin, last)
 
     def _prefill(
         self,
@@ -522,13 +487,12 @@ class LatentAttentionTables:
         alone = self._analytic.time_ms(replace(operator, context=0.0))
         whole = self._analytic.time_ms(operator)
         ratio = _blended(grids, x, new)
-        marginal = sum(
-            weight * float(measured.added(np.asarray(new), np.asarray(context))) for measured, weight in grids
-        )
+        marginal = sum(weight * measured.added(new, context) for measured, weight in grids)
         times = alone(x) * ratio + (whole(x) - alone(x)) * marginal
         slope = alone.slope * float(ratio[-1]) + (whole.slope - alone.slope) * marginal
         outside = max([outside, *(outside_of(measured.grid.points, new, equal) for measured, _ in grids)])
-        return Answer(through(x, times, slope), outside, origin, float(x[-1]))
+        last = min(measured.grid.reach(new) for measured, _ in grids)
+        return Answer(through(x, times, slope), outside, origin, last)
 
 
 def _blended(grids: list[tuple[_Measured, float]], x: FloatArray, point: float) -> FloatArray:

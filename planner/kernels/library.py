@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Protocol
 
 from planner.costs.analytic import AnalyticKernels
 from planner.costs.linear import PiecewiseLinear, tamed
@@ -64,10 +63,6 @@ def tables_of(gpu: str, engine: Engine) -> Mapping[str, CurveSet]:
     """The shipped tables of one engine on one GPU; empty where there are none."""
     path: Path = TABLES / SAME_DIE.get(gpu, gpu) / f"{engine.value}.npz"
     return Stored(path) if path.exists() else {}
-
-
-class _Family(Protocol):
-    def time_ms(self, operator: Operator) -> Answer | None: ...
 
 
 @dataclass(frozen=True)

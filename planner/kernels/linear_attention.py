@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from planner.costs.analytic import AnalyticKernels
 from planner.costs.linear import PiecewiseLinear
@@ -54,41 +54,6 @@ class LinearAttentionTables:
             return self._decode(operator, operator.attention)
         return self._prefill(operator, operator.attention)
 
-    def prefill_ms(
-        self, attention: LinearAttention, tp: int, kv_dtype: Precision, new_tokens: ArrayLike, context: ArrayLike
-    ) -> FloatArray | None:
-        """Times of one prompt's chunks, as `time_ms` gives them at one prompt; None where it gives none.
-
-        Args:
-            attention: the architecture's attention.
-            tp: ranks that share the heads.
-            kv_dtype: format of the KV cache (the state's format does not follow it).
-            new_tokens: tokens of the chunks, any shape, > 0.
-            context: tokens before them, of a shape that broadcasts; without influence.
-
-        Returns:
-            Times in ms, of the common shape.
-        """
-        table = self._tables.get("linear.prefill")
-        if table is None or not _delta_net(attention):
-            return None
-        grids, _ = self._around(table, attention, tp)
-        new = np.broadcast_arrays(np.asarray(new_tokens, dtype=float), np.asarray(context, dtype=float))[0]
-        sizes, where = np.unique(new, return_inverse=True)
-        times = np.zeros(sizes.size)
-        work = np.zeros(sizes.size)
-        for state, grid, weight in grids:
-            times += weight * grid.single(sizes)[0]
-            within = np.clip(sizes, grid.points[0], grid.points[-1])
-            work += weight * self._single(_layer(state, attention), 1, kv_dtype, within)
-        times *= self._single(attention, tp, kv_dtype, sizes) / work
-        return np.asarray(times[where].reshape(new.shape))
-
-    def _single(self, attention: LinearAttention, tp: int, kv_dtype: Precision, new_tokens: FloatArray) -> FloatArray:
-        """Analytic times of one prompt's chunks, shape of `new_tokens` (one axis)."""
-        operators = (PrefillAttention("core", attention, tp, kv_dtype, size, 0.0) for size in new_tokens.tolist())
-        return np.array([float(self._analytic.time_ms(operator)(1.0)) for operator in operators])
-
     def _decode(self, operator: DecodeAttention, attention: LinearAttention) -> Answer | None:
         table = self._tables.get("linear.decode")
         if table is None:
@@ -103,7 +68,8 @@ class LinearAttentionTables:
             at = np.clip(x, *table.knots(curve)[0][[0, -1]])
             measured = np.interp(at, *table.rising(curve))
             times += weight * np.stack([measured / analytic(at) * analytic(x), analytic(x)])
-        return _answer(self._analytic.time_ms(operator), x, times, outside, table.origin)
+        last = min(float(table.knots(curve)[0][-1]) for curve, _, _ in curves)
+        return _answer(self._analytic.time_ms(operator), x, times, outside, table.origin, last)
 
     def _prefill(self, operator: PrefillAttention, attention: LinearAttention) -> Answer | None:
         table = self._tables.get("linear.prefill")
@@ -118,7 +84,8 @@ class LinearAttentionTables:
             measured = grid.at(x, operator.new_tokens)[0]
             times += weight * np.stack([measured, self._analytic.time_ms(layer)(x)])
             outside = max(outside, outside_of(grid.points, operator.new_tokens))
-        return _answer(self._analytic.time_ms(replace(operator, context=0.0)), x, times, outside, table.origin)
+        last = min(grid.reach(operator.new_tokens) for _, grid, _ in grids)
+        return _answer(self._analytic.time_ms(replace(operator, context=0.0)), x, times, outside, table.origin, last)
 
     def _around(
         self, table: CurveSet, attention: LinearAttention, tp: int
@@ -152,10 +119,12 @@ def _layer(state: float, attention: LinearAttention) -> LinearAttention:
     )
 
 
-def _answer(work: PiecewiseLinear, x: FloatArray, times: FloatArray, outside: float, origin: Origin) -> Answer:
+def _answer(
+    work: PiecewiseLinear, x: FloatArray, times: FloatArray, outside: float, origin: Origin, last: float
+) -> Answer:
     """Analytic time at the efficiency of measured and analytic times at `x`, shape (2, k)."""
     ratio = times[0] / times[1]
-    return Answer(through(x, work(x) * ratio, work.slope * float(ratio[-1])), outside, origin, float(x[-1]))
+    return Answer(through(x, work(x) * ratio, work.slope * float(ratio[-1])), outside, origin, last)
 
 
 def _delta_net(attention: LinearAttention) -> bool:

@@ -22,16 +22,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from planner.costs.analytic import AnalyticKernels
 from planner.costs.attention import local_kv_heads
 from planner.costs.linear import PiecewiseLinear, total
 from planner.costs.operators import DecodeAttention, Operator, PrefillAttention
 from planner.kernels.answer import Answer
-from planner.kernels.blend import neighbours
+from planner.kernels.blend import neighbours, reach
 from planner.kernels.curves import CurveSet, Origin
-from specs.model import BYTES_PER_ELEMENT, Attention, FactoredAttention, Precision, SoftmaxAttention
+from specs.model import BYTES_PER_ELEMENT, FactoredAttention, Precision, SoftmaxAttention
 
 FloatArray = NDArray[np.float64]
 
@@ -71,6 +71,7 @@ class _Surface:
         time_ms: shape (l, b), non-decreasing along lines and batches.
         slope: ms per sequence beyond the last batch, shape (l,).
         last: longest measured line.
+        most: sequences or prompts up to which every line was measured, shape (l,).
         outside: factor by which heads, head dimension or format lie outside the measured.
         origin: the table.
     """
@@ -80,6 +81,7 @@ class _Surface:
     time_ms: FloatArray
     slope: FloatArray
     last: float
+    most: FloatArray
     outside: float
     origin: Origin
 
@@ -110,12 +112,6 @@ class _Surface:
             return np.asarray(values[line] ** (1.0 - part) * values[line + 1] ** part)
 
         return self._over_batches(between(self.time_ms), float(between(self.slope)))
-
-    def of_one(self, tokens: FloatArray) -> FloatArray:
-        """Time of one prompt of each of `tokens` tokens, power laws between lines."""
-        below, share = self._between(tokens, logarithmic=True)
-        logs = np.log(self.time_ms[:, 0])
-        return np.asarray(np.exp((1.0 - share) * logs[below] + share * logs[below + 1]))
 
     def _between(self, at: FloatArray, *, logarithmic: bool = False) -> tuple[NDArray[np.intp], FloatArray]:
         below = np.clip(np.searchsorted(self.lines, at, side="right") - 1, 0, self.lines.size - 2)
@@ -156,35 +152,6 @@ class SoftmaxAttentionTables:
             case _:
                 return None
 
-    def prefill_ms(
-        self, attention: Attention, tp: int, kv_dtype: Precision, new_tokens: ArrayLike, context: ArrayLike
-    ) -> FloatArray | None:
-        """Time of one prompt's chunk, for many chunks at once.
-
-        Args:
-            attention: the architecture's attention.
-            tp: ranks that share the heads.
-            kv_dtype: format of the KV cache.
-            new_tokens: of the chunks, positive.
-            context: tokens before them; broadcast against `new_tokens`.
-
-        Returns:
-            ms, of the broadcast shape; None for other attention, or without a table.
-        """
-        new, before = np.broadcast_arrays(np.asarray(new_tokens, dtype=float), np.asarray(context, dtype=float))
-        if not isinstance(attention, SoftmaxAttention | FactoredAttention):
-            return None
-        group = self._group(PREFILL, attention, kv_dtype)
-        if group is None:
-            return None
-        low, high, share = _windows(group, _window(attention), new + before)
-        pairs = _pairs(before + new, _window(attention)) - _pairs(before, _window(attention))
-        time = self._surface(PREFILL, group, attention, tp, kv_dtype, high).of_one(_prompt(pairs, high))
-        if low is not None:
-            other = self._surface(PREFILL, group, attention, tp, kv_dtype, low).of_one(_prompt(pairs, low))
-            time = (1.0 - share) * other + share * time
-        return time
-
     def _decode(self, operator: DecodeAttention, attention: Core) -> Answer | None:
         group = self._group(DECODE, attention, operator.kv_dtype)
         if group is None:
@@ -197,7 +164,8 @@ class SoftmaxAttentionTables:
         time = surface.mean(operator.first_context, operator.last_context, cap)
         furthest = min(operator.last_context, window)
         outside = max(surface.outside, furthest / surface.last)
-        return Answer(time, outside, surface.origin, float(surface.batches[-1]))
+        mean = min(0.5 * (operator.first_context + operator.last_context), window)
+        return Answer(time, outside, surface.origin, float(reach(surface.lines, surface.most, mean)))
 
     def _prefill(self, operator: PrefillAttention, attention: Core) -> Answer | None:
         tp, kv_dtype = operator.tp, operator.kv_dtype
@@ -209,12 +177,13 @@ class SoftmaxAttentionTables:
         pairs = _pairs(np.array(end), window) - _pairs(np.array(operator.context), window)
         tokens = float(_prompt(pairs, high))
         surface = self._surface(PREFILL, group, attention, tp, kv_dtype, high)
-        time = surface.at(tokens)
+        time, last = surface.at(tokens), float(reach(surface.lines, surface.most, tokens))
         if low is not None:
-            other = self._surface(PREFILL, group, attention, tp, kv_dtype, low).at(float(_prompt(pairs, low)))
-            time = total([other.scaled(1.0 - float(share)), time.scaled(float(share))])
+            narrow, shorter = self._surface(PREFILL, group, attention, tp, kv_dtype, low), float(_prompt(pairs, low))
+            time = total([narrow.at(shorter).scaled(1.0 - float(share)), time.scaled(float(share))])
+            last = min(last, float(reach(narrow.lines, narrow.most, shorter)))
         outside = max(surface.outside, tokens / surface.last)
-        return Answer(time, outside, surface.origin, float(surface.batches[-1]))
+        return Answer(time, outside, surface.origin, last)
 
     def _group(self, kind: str, attention: Core, kv_dtype: Precision) -> _Group | None:
         """The tables nearest in head dimension and bytes per element that have the window or full attention."""
@@ -246,18 +215,21 @@ class SoftmaxAttentionTables:
         lines = np.append(np.unique(table.keys[np.concatenate(curves), 2]), FAR_TOKENS)
         batches = np.unique(table.x)
         efficiency = np.zeros((lines.size, batches.size))
+        most = np.full(lines.size, np.inf)
         for pair, weight, rows in zip(near.curves, near.weights, curves, strict=True):
             kv_heads, heads = pairs[pair]
             shape = _shape(int(heads), int(kv_heads), group.head_dim, window)
             roof = self._roofline(kind, shape, 1, group.kv_dtype, lines, batches)
             efficiency += weight * _times(table, rows, lines, batches, roof, logarithmic=kind == PREFILL) / roof
+            ends = np.array([table.knots(curve)[0][-1] for curve in rows.tolist()])
+            most = np.minimum(most, reach(table.keys[rows, 2], ends, lines))
         shape = _shape(attention.heads, attention.kv_heads, attention.head_dim, window)
         roof = self._roofline(kind, shape, tp, kv_dtype, lines, batches, queries)
         time_ms = _rising(efficiency * roof)
         rise = (roof[:, -1] - roof[:, -2]) / (batches[-1] - batches[-2]) / roof[:, -1]
         last = min(float(table.keys[rows, 2].max()) for rows in curves)
         outside = max(near.outside, *_factors(group, attention, kv_dtype))
-        return _Surface(lines, batches, time_ms, time_ms[:, -1] * rise, last, outside, table.origin)
+        return _Surface(lines, batches, time_ms, time_ms[:, -1] * rise, last, most, outside, table.origin)
 
     def _roofline(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from planner.view.figures import UNITS, number, percent
-from specs.plan import KernelSource, Plan, Role, Status
+from specs.plan import OperatorSource, Plan, Role, Status
 from specs.scenario import Pool, Scenario, resolve_pool
 from specs.service import Mode, Service
 from specs.workload import DiscreteLength, MeanLength, resolve_workload
@@ -101,7 +101,7 @@ def provenance_sentences(plan: Plan) -> list[str]:
     """Where the times of the plan's operators come from."""
     operators = plan.provenance.operators
     said = [f"Times of the GPUs' work: {plan.provenance.kernels}."]
-    analytic = sum(each.count for each in operators if each.source is KernelSource.ANALYTIC)
+    analytic = sum(each.count for each in operators if each.source is OperatorSource.ANALYTIC)
     total = sum(each.count for each in operators)
     if total and analytic:
         said.append(f"{analytic} of {total} operators are computed from data sheets, not measured.")

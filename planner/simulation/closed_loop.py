@@ -72,6 +72,8 @@ class Policy:
             prompts share steps with decoding requests.
         request_ms: time of the API server for one request.
         token_us: time of the API server for one prompt token.
+        load_ms: time to bring a request's prefix, after the API server and beside all others, before the engine sees
+            it.
         delay_ms: time of a request on its way in and of its first token on the way out, whatever the load.
         lag_steps: decode steps that a request is late for the batch: engines prepare a step while another runs, and
             hand tokens on while the next one runs. Steps of the batch that goes on when the request is sent.
@@ -87,6 +89,7 @@ class Policy:
     prefill_first: bool
     request_ms: float
     token_us: float
+    load_ms: float = 0.0
     delay_ms: float = 0.0
     lag_steps: float = 0.0
     poll_steps: int = 1
@@ -147,7 +150,7 @@ def run(times: StepTimes, policy: Policy, slots: int, clients: int, requests: Re
         if sent < count:
             sent_ms[sent] = now
             server_free = max(server_free, now) + policy.ready_ms(inputs[sent])
-            ready.append((server_free + late_ms, sent))
+            ready.append((server_free + policy.load_ms + late_ms, sent))
             sent += 1
 
     for _ in range(min(clients, count)):

@@ -31,6 +31,8 @@ class Pair:
         transfer_ms: time of one request's KV cache on its way, as far as it is not hidden.
         first_token_steps: decode steps before the client sees the first token: 0 where it comes from the prefill
             worker, 1 where it comes with the first step on the decode worker.
+        recomputes_last_token: whether that step computes it; otherwise the prefill worker has, and the step yields the
+            second as well.
     """
 
     prefill: StepTimes
@@ -40,10 +42,18 @@ class Pair:
     slots: int
     transfer_ms: float
     first_token_steps: int
+    recomputes_last_token: bool = False
 
     def __post_init__(self) -> None:
         if self.first_token_steps not in (0, 1):
             raise ValueError(f"first_token_steps must be 0 or 1, got {self.first_token_steps}")
+        if self.recomputes_last_token and not self.first_token_steps:
+            raise ValueError("what recomputes the last prompt token has the first token from its decode step")
+
+    def decode_steps(self, output_tokens: float) -> int:
+        """Steps of an answer on a decode worker."""
+        later = self.decode.decode_steps(output_tokens)
+        return later + 1 if self.recomputes_last_token else max(later, self.first_token_steps)
 
 
 @dataclass
@@ -94,9 +104,9 @@ def run_pair(pair: Pair, policy: Policy, clients: int, requests: Requests) -> Ru
 
     Args:
         pair: the workers.
-        policy: of the engine; `budget` is that of one lane of a prefill worker. How engines mix prompts with decoding,
-            look for them, hold them back and are late for the batch is left out: prefill workers decode nothing, and
-            decode workers take with every step what has come.
+        policy: of the engine; `budget` is that of one lane of a prefill worker. How engines load prefixes, mix prompts
+            with decoding, look for them, hold them back and are late for the batch is left out: prefill workers decode
+            nothing, and decode workers take with every step what has come.
         clients: requests that the clients keep in the system.
         requests: of the run.
     """
@@ -110,7 +120,7 @@ def run_pair(pair: Pair, policy: Policy, clients: int, requests: Requests) -> Ru
     decode_ms = [
         pair.decode.decode_step_ms(math.ceil(batch / pair.decode.lanes), batch) for batch in range(pair.slots + 1)
     ]
-    decode_steps = [max(pair.decode.decode_steps(tokens), pair.first_token_steps) for tokens in outputs]
+    decode_steps = [pair.decode_steps(tokens) for tokens in outputs]
     events: list[tuple[float, int, int, int]] = []  # (when, number, kind, subject)
     number, sent, done, server_free, now = 0, 0, 0, 0.0, 0.0
     sent_ms, first_ms = [0.0] * count, [0.0] * count

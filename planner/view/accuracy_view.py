@@ -5,12 +5,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from planner.accuracy.score import Errors, Metric, Report
+from planner.accuracy.score import NAMES, Errors, Metric, Report
 from planner.view.figures import percent
 
 SLICES = 20
 """Slices shown on a terminal; `--json` has all."""
-NAMES = {Metric.TPOT: "TPOT", Metric.THROUGHPUT: "throughput", Metric.TTFT: "TTFT"}
 
 
 def accuracy_view(report: Report) -> RenderableType:

@@ -1,5 +1,7 @@
 """A prediction in the terminal: what a configuration reaches, what fills its memory, where the time goes."""
 
+from collections import Counter
+
 from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -22,7 +24,7 @@ _OBSTACLES = {Obstacle.MEMORY: "DOES NOT FIT", Obstacle.SATURATED: "SATURATED"}
 
 def predict_view(prediction: Prediction, configuration: Configuration) -> RenderableType:
     """Draw a prediction."""
-    parts: list[RenderableType] = [_what(configuration, prediction)]
+    parts: list[RenderableType] = [_what(configuration)]
     parts.append(_figures(prediction) if prediction.feasible else _refusal(prediction))
     if prediction.benchmark is not None:
         parts += [_benchmark(prediction.benchmark), Text()]
@@ -37,13 +39,15 @@ def predict_view(prediction: Prediction, configuration: Configuration) -> Render
     return Group(*parts)
 
 
-def _what(configuration: Configuration, prediction: Prediction) -> Text:
-    gpu = configuration.gpu
-    where = f"{gpu.name} ({gpu.gpu})" if isinstance(gpu, Pool) else gpu
+def _what(configuration: Configuration) -> Text:
+    counts: Counter[str] = Counter()
+    for layout in configuration.servers.values():
+        gpu = configuration.gpu if layout.gpu is None else layout.gpu
+        counts[f"{gpu.name} ({gpu.gpu})" if isinstance(gpu, Pool) else gpu] += layout.replicas * layout.gpus
     return Text.assemble(
         (configuration.model, "bold cyan"),
         f"  {configuration.precision.value}, KV {configuration.kv_cache_dtype.value}, {configuration.engine.value}, "
-        f"{MODE_NAMES[configuration.mode.value]} on {prediction.gpus} x {where}",
+        f"{MODE_NAMES[configuration.mode.value]} on " + " + ".join(f"{count} x {gpu}" for gpu, count in counts.items()),
     )
 
 

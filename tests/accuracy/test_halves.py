@@ -51,11 +51,11 @@ def test_the_half_is_the_parity_of_a_hash(base: Point) -> None:
     st.sampled_from(range(72)),
 )
 def test_nothing_else_moves_a_point(
-    base: Point, concurrency: int, line: int, version: str, tpot_ms: float, count: int, which: int
+    base: Point, concurrency: int, line: int, source: str, tpot_ms: float, count: int, which: int
 ) -> None:
     point = everything(base)[which]
     moved = replace(
-        point, concurrency=concurrency, line=line, version=version, source=version, quality="B",
+        point, concurrency=concurrency, line=line, source=source,
         measured=Measured(1.0, tpot_ms, None), workers=tuple(replace(w, count=count) for w in point.workers),
     )  # fmt: skip
     assert half_of(moved) is half_of(point)

@@ -120,7 +120,7 @@ def test_the_json_form(base: Point) -> None:
 
 
 def test_the_noise_of_repeats(base: Point) -> None:
-    repeats = [measured(base, ttft, tpot, None, version=str(tpot)) for ttft, tpot in ((100.0, 10.0), (150.0, 11.0))]
+    repeats = [measured(base, ttft, tpot, None, source=str(tpot)) for ttft, tpot in ((100.0, 10.0), (150.0, 11.0))]
     other = measured(base, 7.0, 7.0, 7.0, concurrency=1)
     noise = noise_of([*repeats, other])
     assert set(noise) == {Metric.TPOT, Metric.TTFT}

@@ -5,15 +5,19 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from planner.costs.afd import AfdUnit
 from planner.costs.exchange_laws import HOPS, LAWS, Phase
-from planner.costs.fabric import COLLECTIVE_SETUP_US, REDUCE_SETUP_US, SCALE_OUT_EFFICIENCY, SCALE_UP_EFFICIENCY, Fabric
+from planner.costs.fabric import REDUCE_SETUP_US, SCALE_OUT_EFFICIENCY, SCALE_UP_EFFICIENCY, Fabric
 from planner.costs.layout import Layout
 from planner.costs.routing import Collective, Copies
 from planner.costs.worker import Worker, dispatch_bytes
+from planner.space import Slowdown, Space
 from specs.catalog import model as catalogue_model
 from specs.model import MoeFfn, Precision
+from specs.service import Mode
 from tests.costs.sites import make_site
 from tests.oracles.routing_monte_carlo import choose_slots, reached, uniform_choices
+from tests.planner.scenarios import scenario, service
 
 FABRIC = Fabric(8, 300e6, 40e6, 2.0, 5.0)
 WIDTH = 7168
@@ -70,10 +74,20 @@ def test_an_all_reduce_does_not_leave_its_domain() -> None:
         FABRIC.all_reduce(16, 100.0)
 
 
-def test_a_copy_between_pools_runs_at_the_slower_nic() -> None:
-    slow = Fabric(8, 300e6, 10e6, 2.0, 9.0)
-    assert FABRIC.send_ms(4e7, 4, slow) == slow.send_ms(4e7, 4, FABRIC)
-    assert FABRIC.send_ms(4e7, 4, slow) == pytest.approx(1.0 + (COLLECTIVE_SETUP_US + 9.0) * 1e-3)
+@pytest.mark.parametrize("slowdown", [1.3, 2.0])
+def test_a_slow_network_slows_whatever_goes_over_it(slowdown: float) -> None:
+    fast, slow = (make_site("h100", network_slowdown=factor, analytic=True) for factor in (1.0, slowdown))
+    tokens = np.array([1.0, 64.0, 4096.0])
+    for layout in (Layout(tp=8, moe_tp=8, pp=2), Layout(tp=2, moe_tp=2, pp=2)):
+        stages = [Worker(site, layout).hop_ms(tokens) for site in (fast, slow)]
+        assert stages[1] == pytest.approx(slowdown * stages[0])
+    for inside in (True, False):
+        units = [AfdUnit(site, site, 1, 4, 1, 256, inside) for site in (fast, slow)]
+        crossings = [unit.crossing_ms(tokens, np.array(4.0), 7392.0) for unit in units]
+        assert crossings[1] == pytest.approx(slowdown * crossings[0])
+    question = scenario(service(modes=(Mode.PREFILL_DECODE,)))
+    setups = [Space.of(question, slowdown=Slowdown(network=by)).services[0].transfer().setup_ms for by in (1, slowdown)]
+    assert setups[1] == pytest.approx(slowdown * setups[0])
 
 
 MODELS = [

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from planner.kernels.blend import neighbours
+from planner.kernels.blend import neighbours, reach
 
 GRID = np.array([(n, k) for n in (64, 256, 4096) for k in (128, 512, 1024, 8192)], dtype=float)
 HOLES = np.array([(64, 128), (64, 8192), (256, 512), (4096, 128), (4096, 1024)], dtype=float)
@@ -62,8 +62,20 @@ def test_crossing_a_grid_line_makes_no_jump(n: float, k: float, step: float) -> 
     assert blended(GRID, (n * (1 + step), k), values) == pytest.approx(blended(GRID, (n, k), values), abs=1e-5)
 
 
+def test_few_measurements_among_longer_ones_with_more_leave_no_hole() -> None:
+    points, last = np.array([1.0, 4.0, 8.0, 16.0]), np.array([64.0, 1.0, 16.0, 4.0])
+    assert reach(points, last, [0.5, 1.0, 2.0, 4.0, 8.0, 64.0]) == pytest.approx([64.0, 64.0, 32.0, 16.0, 16.0, 4.0])
+
+
 def test_an_axis_may_hold_zero() -> None:
     keys = np.array([[0.0], [1024.0]])
     assert neighbours(keys, [0.0]).curves == (0,)
     assert neighbours(keys, [0.0]).outside == 1.0
     assert sum(neighbours(keys, [512.0]).weights) == pytest.approx(1.0)
+
+
+def test_next_to_zero_is_like_zero() -> None:
+    keys = np.array([[0.0], [2048.0]])
+    for query, share in ((1e-6, 0.0), (1.0, 1 / 2048), (512.0, 0.25), (2047.0, 2047 / 2048)):
+        near = neighbours(keys, [query])
+        assert dict(zip(near.curves, near.weights, strict=True))[1] == pytest.approx(share, abs=1e-8)

@@ -52,8 +52,20 @@ def test_a_share_of_the_law_is_carried_between_and_beyond_the_rank_counts() -> N
     for ranks, (low, high), weight in ((3, (2.0, 4.0), np.log2(1.5)), (6, (4.0, 1.25), np.log2(1.5))):
         expected = plain.all_reduce(ranks, bytes_per_token)(tokens) * (low + (high - low) * weight)
         assert fabric.all_reduce(ranks, bytes_per_token)(tokens) == pytest.approx(expected, rel=0.003)
-    assert known.outside == {ALL_REDUCE: pytest.approx(9.0)}
+    asked = {ranks: answer.outside for (_, (ranks,)), answer in fabric.asked.items() if answer is not None}
+    assert asked == {2: 1.0, 3: 1.0, 4: 1.0, 6: 1.0, 8: 1.0, 72: pytest.approx(9.0)}
     assert not fabric.all_reduce(1, 8192.0)(1e6)
+
+
+def test_of_curves_around_a_query_the_shortest_says_what_was_measured() -> None:
+    curves = [((2.0,), SIZES, SIZES * 1e-8 + 0.01), ((8.0,), SIZES[:-4], SIZES[:-4] * 2e-8 + 0.01)]
+    known = collectives(CurveSet.of(ALL_REDUCE, ("ranks",), "bytes", curves, ORIGIN))
+    fabric = Fabric.of(make_pool(), collectives=known)
+    for ranks, last in ((2, SIZES[-1]), (4, SIZES[-5]), (8, SIZES[-5])):
+        fabric.all_reduce(ranks, 1.0)
+        answer = fabric.asked[ALL_REDUCE, (ranks,)]
+        assert answer is not None
+        assert answer.last == last
 
 
 def test_measured_points_come_back() -> None:
@@ -180,7 +192,6 @@ def test_a_slowdown_scales_everything(slowdown: float) -> None:
         ),
     ):
         assert g(tokens) == pytest.approx(slowdown * f(tokens), rel=1e-9)
-    assert slow.send_ms(1e6, 2, slow) == pytest.approx(slowdown * fast.send_ms(1e6, 2, fast))
 
 
 def test_one_outlier_moves_nothing_else() -> None:

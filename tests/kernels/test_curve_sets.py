@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.kernels.curves import CurveSet, Origin, load, save
+from planner.kernels.curves import CurveSet, Origin, Stored, save
 from planner.kernels.distil import non_decreasing
 
 ORIGIN = Origin("a study", "vllm", "0.24.0", 12, 0.021, 0.4, 3, 0.07, 5, "a note")
@@ -83,7 +83,7 @@ def test_what_is_saved_is_loaded_within_the_step(tmp_path_factory: pytest.TempPa
     path = tmp_path_factory.mktemp("curves") / "a.npz"
     x = np.arange(1, len(times) + 1)
     save(path, [CurveSet.of("a.b", ("n",), "m", [((7,), x, times)], ORIGIN)])
-    (made,) = load(path).values()
+    (made,) = Stored(path).values()
     assert made.time_ms == pytest.approx(times, rel=2e-4)
     assert made.x.tolist() == x.tolist()
     assert (made.name, made.axes, made.variable, made.origin) == ("a.b", ("n",), "m", ORIGIN)
@@ -94,7 +94,7 @@ def test_keys_and_values_come_back_whatever_their_size(tmp_path: Path, largest: 
     curves = [((0.0, largest), [1.0, 1.0 + largest], [1.0, 2.0]), ((7.0, 1.0), [largest, 2 * largest], [1.0, 2.0])]
     made = CurveSet.of("a.b", ("n", "k"), "m", curves, ORIGIN)
     save(tmp_path / "a.npz", [made])
-    (read,) = load(tmp_path / "a.npz").values()
+    (read,) = Stored(tmp_path / "a.npz").values()
     for before, after in ((made.keys, read.keys), (made.x, read.x)):
         assert after.dtype == np.float64
         assert after.shape == before.shape
@@ -106,7 +106,7 @@ def test_same_tables_give_same_bytes_in_any_order(tmp_path: Path) -> None:
     save(first, [table("a"), table("b", 2.0)])
     save(second, [table("b", 2.0), table("a")])
     assert first.read_bytes() == second.read_bytes()
-    assert list(load(first)) == ["a", "b"]
+    assert list(Stored(first)) == ["a", "b"]
 
 
 def test_a_time_that_cannot_be_stored_is_refused(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_file_that_was_not_written_to_its_end_is_refused(tmp_path: Path, kept:
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(ValueError, match=r"a\.npz"):
-        load(path)
+        dict(Stored(path))
 
 
 def test_a_file_with_a_flipped_byte_is_refused(tmp_path: Path) -> None:
@@ -131,11 +131,11 @@ def test_a_file_with_a_flipped_byte_is_refused(tmp_path: Path) -> None:
     content[200] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.npz"):
-        load(path)
+        dict(Stored(path))
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, head=np.frombuffer(b'{"format": "other/2", "tables": []}', dtype=np.uint8))
     with pytest.raises(ValueError, match="'other/2'"):
-        load(path)
+        dict(Stored(path))

@@ -177,6 +177,26 @@ def test_number_formats() -> None:
     assert (times(experts, layer(skew=0.7))[-3:] > times(experts, layer())[-3:]).all()
 
 
+def test_formats_measured_at_other_tokens_do_not_disturb_each_other() -> None:
+    """As many tokens on each grid, but others."""
+    hidden, chosen, experts = SHAPES[0]
+    others = np.array([*(TOKENS[1:-1] * 0.75), 12000.0, 16384.0])
+    whole = table("experts.fp8_block.balanced", SHAPES[:1])
+    curves = [
+        ((3, hidden, chosen, experts, n, width), others, law(others, hidden, width, chosen, experts, n, 1.0))
+        for n in RANKS
+        for width in WIDTHS
+    ]
+    known = {
+        table.name: table for table in (whole, CurveSet.of("experts.bfloat16.balanced", AXES, "tokens", curves, ORIGIN))
+    }
+    narrow, wide = layer(), layer(precision=Precision.BF16, block=False)
+    both = ExpertTables(known, ANALYTIC)
+    assert whole.x.size == len(curves) * others.size
+    for operator in (narrow, wide):
+        np.testing.assert_array_equal(times(both, operator), times(ExpertTables(known, ANALYTIC), operator))
+
+
 def test_wide_tables_answer_on_many_ranks_for_their_shape_only() -> None:
     wide = CurveSet.of(
         "experts.deepep_fp8_block.balanced",

@@ -16,7 +16,7 @@ from planner.costs.operators import Gemm
 from planner.kernels.build import gemm as gemm_build
 from planner.kernels.build.__main__ import build, main
 from planner.kernels.build.source import Source, SourceError
-from planner.kernels.curves import CurveSet, Origin, load
+from planner.kernels.curves import CurveSet, Origin, Stored
 from planner.kernels.gemm import KNOT_ERROR, GemmTables
 from specs import catalog
 from specs.errors import SpecError
@@ -298,7 +298,7 @@ def test_files_and_index_are_written_whole_and_alike(tmp_path: Path) -> None:
     for name in files[:2]:
         content = (tmp_path / "first" / name).read_bytes()
         assert index[name]["sha256"] == hashlib.sha256(content).hexdigest()
-        assert index[name]["tables"].keys() == load(tmp_path / "first" / name).keys()
+        assert index[name]["tables"].keys() == Stored(tmp_path / "first" / name).keys()
     entry = index[files[1]]["tables"]["gemm.fp8"]
     assert entry["rows"] == 64
     assert entry["error_p95"] <= gemm_build.CHORD_ERROR + 1e-4

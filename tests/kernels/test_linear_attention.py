@@ -13,7 +13,7 @@ from planner.costs.analytic import AnalyticKernels
 from planner.costs.operators import DecodeAttention, PrefillAttention
 from planner.kernels.build import linear_attention as build
 from planner.kernels.build.source import Source, SourceError
-from planner.kernels.curves import CurveSet, load, save
+from planner.kernels.curves import CurveSet, Stored, save
 from planner.kernels.linear_attention import LinearAttentionTables
 from specs import catalog
 from specs.model import LatentAttention, LinearAttention, Precision
@@ -80,7 +80,7 @@ def write(folder: Path, **wrong: Any) -> None:
 
 def stored(folder: Path) -> dict[str, CurveSet]:
     save(folder / "tables.npz", build.tables(Source(folder), "b200_sxm", "vllm"))
-    return load(folder / "tables.npz")
+    return dict(Stored(folder / "tables.npz"))
 
 
 @pytest.fixture(scope="module")
@@ -142,18 +142,9 @@ def test_times_rise_and_are_continuous(kernels: LinearAttentionTables) -> None:
         for edge in (BATCHES[0], BATCHES[-1]):
             assert float(answer.time(edge * 1.0001)) == pytest.approx(float(answer.time(edge * 0.9999)), rel=1e-3)
     lengths = np.geomspace(1, 60_000, 300)
-    chunk = kernels.prefill_ms(LAYER, 2, Precision.FP8, lengths, 0.0)
-    assert chunk is not None
+    chunk = np.array([at(kernels, prefill(new, 0.0, 2)) for new in lengths.tolist()])
     assert (np.diff(chunk) > 0).all()
     assert np.abs(np.diff(np.log(chunk))).max() < 1.1 * np.log(lengths[1] / lengths[0])
-
-
-def test_chunks_at_once_equal_chunks_one_by_one(kernels: LinearAttentionTables) -> None:
-    new = np.random.default_rng(5).uniform(1, 30_000, (3, 7))
-    together = kernels.prefill_ms(LAYER, 3, Precision.FP8, new, np.zeros((3, 7)))
-    assert together is not None
-    single = [[at(kernels, prefill(float(n), 0.0, 3)) for n in row] for row in new]
-    np.testing.assert_allclose(together, single, rtol=1e-9)
 
 
 def test_outside_says_how_far(kernels: LinearAttentionTables) -> None:
@@ -173,7 +164,6 @@ def test_other_layers_get_no_answer(kernels: LinearAttentionTables) -> None:
     for other in (mamba, latent):
         assert kernels.time_ms(decode(attention=other)) is None
         assert kernels.time_ms(prefill(100.0, attention=other)) is None
-    assert kernels.prefill_ms(mamba, 1, Precision.FP8, 100.0, 0.0) is None
     assert LinearAttentionTables({}, ANALYTIC).time_ms(decode()) is None
 
 

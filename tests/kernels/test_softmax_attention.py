@@ -106,6 +106,21 @@ def test_measured_points_are_reproduced(kind: str, law: Law, lines: list[float])
         assert found.outside == 1.0
 
 
+@pytest.mark.parametrize(("kind", "law", "lines"), [(DECODE, affine, CONTEXTS), (PREFILL, quadratic, PROMPTS)])
+def test_long_lines_are_known_to_be_measured_with_few_sequences(kind: str, law: Law, lines: list[float]) -> None:
+    library = measured(table(kind, law))
+    for line in lines:
+        expected = BATCHES[BATCHES * line <= MOST_TOKENS][-1]
+        assert answer(library, operator(kind, gqa(), line, line)).last == pytest.approx(expected)
+
+
+def test_the_mean_context_within_the_window_says_how_many_sequences_were_measured() -> None:
+    library = measured(table(DECODE, affine))
+    for window, expected in ((None, MOST_TOKENS / 16384), (1024, MOST_TOKENS / 1024)):
+        found = answer(library, operator(DECODE, gqa(window=window), 8192.0, 24576.0))
+        assert found.last == pytest.approx(expected)
+
+
 def test_ranks_share_heads_and_copy_kv_heads() -> None:
     library = measured(table(DECODE, affine))
     shared = answer(library, DecodeAttention("core", gqa(64, 8), 8, BF16, 512.0, 512.0)).time
@@ -314,16 +329,6 @@ def test_monotone(windows: tuple[int, ...]) -> None:
         assert (np.diff(times, axis=0) >= -1e-9 * times[1:]).all()
 
 
-@pytest.mark.parametrize("window", [None, 128, 700, 20_000])
-def test_many_chunks_at_once_agree_with_one_by_one(window: int | None) -> None:
-    library = measured(table(PREFILL, quadratic), table(PREFILL, lambda h, k, n, b: 0.02 + b * 1e-6 * n, 128))
-    new, context = np.array([[1.0], [300.0], [8192.0]]), np.array([0.0, 1.0, 5000.0, 120_000.0])
-    found = library.prefill_ms(gqa(window=window), 1, BF16, new, context)
-    assert found is not None
-    single = [[float(chunk(library, n, c, window)(1.0)) for c in context.tolist()] for n in new[:, 0].tolist()]
-    np.testing.assert_allclose(found, single, rtol=1e-12)
-
-
 # --- What is not answered ---------------------------------------------------------------------------------------------
 
 
@@ -333,7 +338,6 @@ def test_other_operators_are_left_to_others() -> None:
     assert library.time_ms(Gemm("gemm", 8, 8, BF16)) is None
     assert library.time_ms(DecodeAttention("core", latent, 1, BF16, 9.0, 9.0)) is None
     assert library.time_ms(PrefillAttention("core", gqa(), 1, BF16, 9.0, 0.0)) is None
-    assert library.prefill_ms(gqa(), 1, BF16, 9.0, 0.0) is None
     shared = FactoredAttention(heads=64, kv_heads=1, head_dim=128, q_lora_rank=2048)
     found = library.time_ms(DecodeAttention("core", shared, 1, BF16, 512.0, 512.0))
     assert found is not None

@@ -46,8 +46,10 @@ class _Request:
 class _Clients:
     """Send requests, the next one when an answer is complete, through one API server."""
 
-    def __init__(self, inputs: list[int], outputs: list[int], serve: Callable[[int], float]) -> None:
-        self.inputs, self.outputs, self.serve = inputs, outputs, serve
+    def __init__(
+        self, inputs: list[int], outputs: list[int], serve: Callable[[int], float], load_ms: float = 0.0
+    ) -> None:
+        self.inputs, self.outputs, self.serve, self.load_ms = inputs, outputs, serve, load_ms
         self.requests: list[_Request] = []
         self.free = 0.0
 
@@ -57,7 +59,7 @@ class _Clients:
             return None
         start = max(now, self.free)
         self.free = start + self.serve(self.inputs[number])
-        request = _Request(number, self.inputs[number], self.outputs[number], now, self.free + late)
+        request = _Request(number, self.inputs[number], self.outputs[number], now, self.free + self.load_ms + late)
         request.left = request.prompt
         self.requests.append(request)
         return request
@@ -86,11 +88,12 @@ def aggregated(
     wait_steps: int = 0,
     wait_tokens: float = 0.0,
     late_steps: float = 0.0,
+    load_ms: float = 0.0,
     queries: int = 1,
     accepted: float = 1.0,
 ) -> Seen:
-    """One replica of `lanes` lanes in lockstep."""
-    world = _Clients(inputs, outputs, serve)
+    """One replica of `lanes` lanes in lockstep; a request's prefix arrives `load_ms` after the API server is done."""
+    world = _Clients(inputs, outputs, serve, load_ms)
     coming: list[_Request] = [request for _ in range(clients) if (request := world.send(0.0))]
     queue: list[_Request] = []  # seen by the engine, not begun
     running: list[_Request] = []  # hold a slot, in the order in which they began
@@ -198,11 +201,13 @@ def handed_over(
     inputs: list[int],
     outputs: list[int],
     accepted: float = 1.0,
+    recomputes: bool = False,
 ) -> Seen:
     """Prefill workers hand prompts over to decode workers.
 
     A prompt goes to the prefill worker with the fewest tokens not yet computed; its cache to the decode worker with the
-    fewest requests.
+    fewest requests. With the cache comes the first token, unless the decode worker `recomputes` it from the last prompt
+    token in a step that yields no other.
     """
     world = _Clients(inputs, outputs, serve)
     coming = [request for _ in range(clients) if (request := world.send(0.0))]
@@ -233,7 +238,7 @@ def handed_over(
             if station.ends == now:
                 station.ends = None
                 for request in station.batch:
-                    request.got += accepted
+                    request.got += accepted if request.got else 1.0
                     if request.first < 0:
                         request.first = now
                 over = [request for request in station.batch if request.got >= request.answer - 1e-6]
@@ -247,7 +252,7 @@ def handed_over(
             min(prefill, key=lambda station: sum(waiting.left for waiting in station.queue)).queue.append(request)
         for when, request in travelling:
             if when <= now:
-                request.got = 1.0
+                request.got = 0.0 if recomputes else 1.0
                 min(decode, key=lambda station: len(station.queue) + len(station.batch)).queue.append(request)
         travelling = [(when, request) for when, request in travelling if when > now]
         for station in prefill:

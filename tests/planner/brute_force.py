@@ -26,7 +26,6 @@ from statistics import NormalDist
 
 import numpy as np
 
-from planner.costs.fabric import COLLECTIVE_SETUP_US
 from planner.costs.queueing import in_flight, largest_utilisation, occupancy_seen, prefill_wait_ms
 from planner.costs.site import Site
 from planner.costs.worker import Worker
@@ -512,7 +511,7 @@ def prefill(ask: Ask, sites: Sequence[Site]) -> PrefillRows:
                 for each, time in zip(tried, times, strict=True)
             ]
     owner, batch, on_rank, count, time, link, nics = np.array(rows, dtype=float).reshape(-1, 7).T
-    hop = (COLLECTIVE_SETUP_US + max(site.fabric.scale_out_latency_us for site in sites)) * 1e-3
+    hop = max(site.fabric.setup_us + site.fabric.scale_out_latency_us for site in sites) * 1e-3
     return PrefillRows(ask, list(numbers), owner.astype(int), batch, on_rank, count, time, link, nics, hop)
 
 

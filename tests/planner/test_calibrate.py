@@ -308,6 +308,8 @@ def test_points_that_were_measured_are_not_measured_again() -> None:
     rows = list(measure_item(backend, GEMM, {(GEMM.curve, 4)}, left.append))
     assert [row.value for row in rows] == [1, 16]
     assert left == []
+    reduce = WorkItem("all_reduce", (("ranks", 2),), (4096, 65536, 1 << 20), 0.1)
+    assert [row.value for row in measure_item(backend, reduce, {(reduce.curve, 65536)}, left.append)] == [4096, 1 << 20]
 
 
 @pytest.mark.parametrize(
@@ -395,6 +397,9 @@ def test_a_work_list_survives_the_journey(tmp_path: Path) -> None:
         (lambda found: found["items"].append(3), "items"),
         (lambda found: found["items"][0].update(values=[2, 1]), "values"),
         (lambda found: found["items"][0].update(values=[0]), "values"),
+        (lambda found: found["items"][0].update(expected_s="soon"), "expected_s"),
+        (lambda found: found["items"][0].update(expected_s=-1), "expected_s"),
+        (lambda found: found["items"][0].update(expected_s=float("nan")), "expected_s"),
         (lambda found: found["items"][0].update(n="x"), "n"),
         (lambda found: found["items"][0].pop("n"), "n"),
     ],

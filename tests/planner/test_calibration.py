@@ -22,7 +22,7 @@ from planner.space import Slowdown, Space
 from specs import catalog
 from specs.errors import SpecError
 from specs.load import build
-from specs.plan import KernelSource, OperatorKind, OperatorProvenance, Plan, PoolPlan, Provenance, Status
+from specs.plan import OperatorKind, OperatorProvenance, OperatorSource, Plan, PoolPlan, Provenance, Status
 from specs.prediction import CONFIGURATION_SCHEMA, Configuration, Prediction
 from specs.scenario import Cluster, Pool, Scenario
 from specs.service import Engine, Mode
@@ -98,7 +98,7 @@ def only_gemms_are_calibrated(provenance: Provenance, path: Path) -> bool:
     sources = {(each.operator, each.source, each.calibration) for each in provenance.operators}
     (gemm,) = {each for each in sources if each[0] is OperatorKind.GEMM}
     others = {source for kind, source, _ in sources if kind is not OperatorKind.GEMM}
-    return gemm[1:] == (KernelSource.CALIBRATION, path.name) and others == {KernelSource.ANALYTIC}
+    return gemm[1:] == (OperatorSource.CALIBRATION, path.name) and others == {OperatorSource.ANALYTIC}
 
 
 @pytest.mark.parametrize("factor", [0.8, 3.0])
@@ -231,21 +231,21 @@ def shipped(folder: Path, gpu: str, engine: str) -> None:
 @pytest.mark.parametrize(
     ("gpu", "engine", "source", "measured_on"),
     [
-        ("h100", Engine.SGLANG, KernelSource.MEASURED, None),
-        ("h100", Engine.VLLM, KernelSource.BORROWED, None),
-        ("h800", Engine.SGLANG, KernelSource.BORROWED, "h100-sxm-80gb"),
-        ("h200", Engine.SGLANG, KernelSource.ANALYTIC, None),
+        ("h100", Engine.SGLANG, OperatorSource.MEASURED, None),
+        ("h100", Engine.VLLM, OperatorSource.BORROWED, None),
+        ("h800", Engine.SGLANG, OperatorSource.BORROWED, "h100-sxm-80gb"),
+        ("h200", Engine.SGLANG, OperatorSource.ANALYTIC, None),
     ],
 )
 def test_measured_borrowed_and_analytic_are_told_apart(
-    tables: Path, gpu: str, engine: Engine, source: KernelSource, measured_on: str | None
+    tables: Path, gpu: str, engine: Engine, source: OperatorSource, measured_on: str | None
 ) -> None:
     shipped(tables, "h100-sxm-80gb", "sglang")
     site = make_site(gpu, DENSE, engine=engine)
     site.kernels.time_ms(gemms(1)[-1])
     (entry,) = operators_of([site])
     assert (entry.source, entry.gpu) == (source, measured_on)
-    if source is not KernelSource.ANALYTIC:
+    if source is not OperatorSource.ANALYTIC:
         assert (entry.framework, entry.version, entry.error_p95) == ("sglang", "1.0", 0.03)
 
 
@@ -273,8 +273,8 @@ def test_a_table_applies_on_its_own_gpu_type(tmp_path: Path) -> None:
     used = {pool.gpu_pool for pool in placed(plan)}
     assert used == {"h100", "l40s"}
     assert {each.source for each in of(plan.provenance, OperatorKind.GEMM)} == {
-        KernelSource.CALIBRATION,
-        KernelSource.ANALYTIC,
+        OperatorSource.CALIBRATION,
+        OperatorSource.ANALYTIC,
     }
 
 

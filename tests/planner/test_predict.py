@@ -9,11 +9,11 @@ from planner import plan, predict
 from planner.configured import SiteCache
 from specs.errors import SpecError
 from specs.load import build
-from specs.plan import Deployment, Plan, PoolPlan, Role
+from specs.plan import Deployment, OperatorKind, Plan, PoolPlan, Role
 from specs.prediction import CONFIGURATION_SCHEMA, Configuration, Obstacle, Prediction
 from specs.scenario import Scenario
 from specs.service import Limits, Mode, Service
-from tests.planner.scenarios import MOE, scenario, service
+from tests.planner.scenarios import DENSE, MOE, scenario, service
 
 ROUNDING = 1e-6
 SITES = SiteCache()
@@ -129,6 +129,38 @@ def test_a_plan_is_predicted_as_it_was_planned(name: str) -> None:
 
 def _order(pool: PoolPlan) -> int:
     return [Role.PREFILL, Role.MIXED, Role.DECODE, Role.ATTENTION, Role.FFN].index(pool.role)
+
+
+def test_a_narrow_cache_with_slow_kernels_is_noted_and_the_advice_helps() -> None:
+    asked: dict[str, Any] = {"model": "deepseek-ai/DeepSeek-V3", "gpu": "h200", "worker": {"tp": 8, "batch": 64}}
+
+    def one(**changes: Any) -> Prediction:
+        return predict(build(Configuration, changed(LOOP, **asked, **changes)))
+
+    narrow, wide, analytic = one(), one(kv_cache_dtype="bf16"), one(kernels="analytic")
+    (note,) = narrow.provenance.notes
+    assert note.startswith("decode attention of deepseek-ai/DeepSeek-V3 on h200-sxm-141gb takes ")
+    assert note.endswith("try kv_cache_dtype: bf16")
+    assert not wide.provenance.notes
+    assert not analytic.provenance.notes
+    cores = [each.breakdown["decode"]["decode_attention"] for each in (narrow, wide)]
+    assert cores[0] > 1.1 * cores[1]
+    assert wide.tpot_ms is not None
+    assert narrow.tpot_ms is not None
+    assert wide.tpot_ms < narrow.tpot_ms
+
+
+def test_more_sequences_than_were_measured_with_contexts_as_long_are_flagged() -> None:
+    """The same 64 clients: of 32 heads on 8 KV heads 32,768 tokens were measured with 16 sequences at most."""
+    found = {}
+    for tokens in (2000, 32000):
+        asked = {"model": DENSE, "gpu": "h200", "workload": loop(64, tokens), "worker": {"tp": 1}}
+        prediction = predict(build(Configuration, changed(LOOP, **asked)))
+        (found[tokens],) = [
+            each.outside for each in prediction.provenance.operators if each.operator is OperatorKind.DECODE_ATTENTION
+        ]
+    assert found[2000] == 1.0
+    assert 3.0 < found[32000] < 4.0
 
 
 SERVERS: dict[str, dict[str, Any]] = {
@@ -255,7 +287,9 @@ def test_batches_beyond_the_measured_ones_are_flagged() -> None:
 def test_shared_sites_change_nothing() -> None:
     alone = predict(build(Configuration, LOOP))
     shared = predicted()
-    assert shared.model_dump(exclude={"provenance"}) == alone.model_dump(exclude={"provenance"})
+    assert shared == alone
+    predicted(workload=loop(64, 50_000), worker={"tp": 2, "batch": 64})
+    assert predicted() == alone
 
 
 def test_a_slower_network_is_felt() -> None:
@@ -312,6 +346,53 @@ def test_a_long_benchmark_run_approaches_the_steady_state() -> None:
     assert found.benchmark.ttft_ms.mean > found.ttft_ms
 
 
+@pytest.mark.parametrize("servers", [{}, {"worker": None, "prefill": {"tp": 2}, "decode": {"dp": 4}}])
+def test_a_run_cuts_prompts_as_it_is_told_to(servers: dict[str, Any]) -> None:
+    """One client sees the steps of its prompts one after the other; the steady state prices the same steps.
+
+    (Its steps with prompts hold a decoding request, and prompts wait for the running step: a quarter at most.)
+    """
+    field = "prefill" if servers else "worker"
+    seen = []
+    for tokens in (None, 8192, 500, 200):
+        layout = {**servers.get(field, LOOP["worker"]), "chunk_tokens": tokens}
+        found = predicted(**{**servers, field: layout}, workload=loop(1), requests=3)
+        assert found.benchmark is not None
+        assert found.ttft_ms is not None
+        seen.append((found.ttft_ms, found.benchmark.ttft_ms.mean))
+    assert seen[0] == seen[1]
+    for (steady, run), (finer_steady, finer_run) in pairwise(seen[1:]):
+        assert finer_run > run
+        assert finer_run - run == pytest.approx(finer_steady - steady, rel=0.25)
+
+
+def test_ranks_divide_the_tokens_of_a_step() -> None:
+    """Four ranks with a budget of 2,000 compute a prompt as one rank with 500 does, under any engine."""
+    for engine in ("vllm", "sglang"):
+        given = {"engine": engine, "workload": loop(4), "requests": 12}
+        shared, whole, finer = (
+            predicted(**given, worker={"dp": 4, "chunk_tokens": tokens}).benchmark for tokens in (2000, 8000, 1000)
+        )
+        assert shared is not None
+        assert whole is not None
+        assert finer is not None
+        assert whole.ttft_ms.mean < shared.ttft_ms.mean < finer.ttft_ms.mean
+
+
+def test_vllm_decodes_a_handed_over_answer_token_by_token() -> None:
+    """It computes the last prompt token again, so that two tokens are two steps; SGLang shows both with one."""
+    given = {**SERVERS["handed over"], "workload": loop(1, output_tokens=2), "requests": 3}
+    tpot = {}
+    for engine in ("vllm", "sglang"):
+        found = predicted(engine=engine, **given)
+        assert found.benchmark is not None
+        assert found.benchmark.tpot_ms is not None
+        tpot[engine] = found.benchmark.tpot_ms.mean
+        if engine == "vllm":
+            assert tpot[engine] == pytest.approx(found.decode_step_ms, rel=0.01)
+    assert tpot["sglang"] == 0.0
+
+
 def test_the_burst_at_the_start_is_in_the_mean_of_a_short_run() -> None:
     short, long = (predicted(workload=random_lengths(64), requests=n) for n in (128, 6400))
     assert short.benchmark is not None
@@ -326,6 +407,34 @@ def test_replicas_share_the_clients_of_a_run() -> None:
     assert three is not None
     assert three.ttft_ms == one.ttft_ms
     assert three.throughput_tok_s == pytest.approx(3 * one.throughput_tok_s)
+
+
+def test_clients_that_do_not_divide_over_the_replicas_all_count() -> None:
+    """Ten clients on three replicas do what they would on three and a third: more than nine, fewer than twelve."""
+    worker = {"tp": 4, "replicas": 3}
+    found = [
+        predicted(workload=random_lengths(clients), requests=100 * clients, worker=worker).benchmark
+        for clients in (9, 10, 12)
+    ]
+    rates = [each.throughput_tok_s for each in found if each is not None]
+    assert rates[1] == pytest.approx(rates[0] * 10 / 9, rel=0.01)
+    assert rates[1] < rates[2]
+
+
+def test_a_run_that_is_cut_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planner.simulation.deployment.LARGEST_RUN", 100)
+    notes = [predicted(workload=loop(8), requests=requests).notes for requests in (100, 101)]
+    assert not notes[0]
+    assert "ends after" in notes[1][0]
+
+
+def test_a_run_waits_for_the_prefix_as_the_steady_state_does() -> None:
+    """From host memory, for one client: the same for every prompt."""
+    prefix = {"prefix_tokens": 50_000, "prefix_at": ["prefill", "decode"]}
+    found = [predicted(workload={**loop(1), **prefix, "prefix_tier": tier}, requests=3) for tier in ("hbm", "host")]
+    seen = [(each.ttft_ms, each.benchmark.ttft_ms.mean) for each in found if each.ttft_ms and each.benchmark]
+    assert seen[1][0] - seen[0][0] > 10.0
+    assert seen[1][1] - seen[0][1] == pytest.approx(seen[1][0] - seen[0][0], rel=0.01)
 
 
 def test_runs_need_a_closed_loop_and_workers() -> None:

@@ -52,8 +52,8 @@ def random_policy(rng: np.random.Generator, budget: int) -> Policy:
 
 
 def plain(policy: Policy) -> Policy:
-    """The policy without late looks, holding back and lag."""
-    return replace(policy, poll_steps=1, wait_steps=0, wait_tokens=0.0, lag_steps=0.0, delay_ms=0.0)
+    """The policy without prefixes, late looks, holding back and lag."""
+    return replace(policy, poll_steps=1, wait_steps=0, wait_tokens=0.0, lag_steps=0.0, delay_ms=0.0, load_ms=0.0)
 
 
 def same(found: Run, expected: Seen) -> None:

@@ -33,6 +33,8 @@ def draw(seed: int, *, lanes: int | None = None, stages: int | None = None) -> C
         policy = replace(policy, wait_steps=int(rng.integers(1, 12)), wait_tokens=float(rng.uniform(5, 80)))
     if rng.random() < 0.3:
         policy = replace(policy, lag_steps=float(rng.uniform(0.1, 3.0)))
+    if rng.random() < 0.2:
+        policy = replace(policy, load_ms=float(rng.uniform(0.1, 20.0)))
     requests = random_requests(rng, int(rng.integers(1, 50)), int(rng.choice([5, 40])), int(rng.choice([3, 40])))
     return times, policy, slots, clients, requests
 
@@ -59,6 +61,7 @@ def simulated(case: Case) -> Seen:
         wait_steps=policy.wait_steps,
         wait_tokens=policy.wait_tokens,
         late_steps=policy.lag_steps,
+        load_ms=policy.load_ms,
         queries=times.queries,
         accepted=times.tokens_per_step,
     )
@@ -78,7 +81,7 @@ def test_every_request_ends_and_work_is_conserved() -> None:
     """All requests come out; slots hold; the server is busy whenever there is something to do."""
     for seed in range(100):
         times, policy, slots, clients, requests = draw(seed, stages=1)
-        policy = replace(policy, lag_steps=0.0)
+        policy = replace(policy, lag_steps=0.0, load_ms=0.0)
         case = (times, policy, slots, clients, requests)
         found, expected = run(*case), simulated(case)
         assert found.ttft_ms.size == requests.input_tokens.size
@@ -124,7 +127,7 @@ def test_one_client_sees_the_sum_of_step_times() -> None:
         for prompt, answer in zip(requests.input_tokens.astype(int), requests.output_tokens, strict=True):
             whole, rest = divmod(int(prompt), policy.budget)
             parts = [policy.budget] * whole + [rest] * (rest > 0)
-            ttft.append(policy.ready_ms(prompt) + sum(times.mixed_ms([0], [part]) for part in parts))
+            ttft.append(policy.ready_ms(prompt) + policy.load_ms + sum(times.mixed_ms([0], [part]) for part in parts))
             if answer > 1:
                 tpot.append(math.ceil((answer - 1) / times.tokens_per_step) * decode_ms / (answer - 1))
         np.testing.assert_allclose(found.ttft_ms, ttft, rtol=1e-9)

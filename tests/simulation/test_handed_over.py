@@ -11,6 +11,9 @@ from planner.simulation.handed_over import Pair, run_pair
 from tests.oracles.closed_loop_run import Seen, handed_over
 from tests.simulation.tables import random_policy, random_times, same
 
+KINDS = [(0, False), (1, False), (1, True)]
+"""Decode steps before the client sees the first token, and whether the decode worker computes that one."""
+
 Case = tuple[Pair, Policy, int, Requests]
 
 
@@ -24,7 +27,7 @@ def draw(seed: int) -> Case:
         int(rng.integers(1, 4)),
         slots,
         float(rng.choice([0.0, rng.uniform(0.1, 10.0)])),
-        int(rng.integers(0, 2)),
+        *KINDS[int(rng.integers(0, 3))],
     )
     # The API server takes some time, and no two prompts are equal, so that events do not coincide by construction:
     # rounding would decide which comes first.
@@ -54,6 +57,7 @@ def simulated(case: Case) -> Seen:
         inputs=[int(tokens) for tokens in requests.input_tokens],
         outputs=[int(tokens) for tokens in requests.output_tokens],
         accepted=pair.decode.tokens_per_step,
+        recomputes=pair.recomputes_last_token,
     )
 
 
@@ -94,13 +98,13 @@ def test_littles_law() -> None:
         assert stays == pytest.approx(area, rel=1e-9)
 
 
-@pytest.mark.parametrize("first_token_steps", [0, 1])
-def test_one_client_sees_the_sum_of_step_times(first_token_steps: int) -> None:
+@pytest.mark.parametrize(("first_token_steps", "recomputes"), KINDS)
+def test_one_client_sees_the_sum_of_step_times(first_token_steps: int, recomputes: bool) -> None:
     for seed in range(40):
         pair, policy, _, requests = draw(seed)
         rng = np.random.default_rng(seed)
         prefill = random_times(rng, 1, policy.budget)
-        pair = replace(pair, prefill=prefill, first_token_steps=first_token_steps)
+        pair = replace(pair, prefill=prefill, first_token_steps=first_token_steps, recomputes_last_token=recomputes)
         found = run_pair(pair, policy, 1, requests)
         step_ms = pair.decode.decode_step_ms(1, 1)
         ttft, tpot, end = [], [], 0.0
@@ -110,7 +114,7 @@ def test_one_client_sees_the_sum_of_step_times(first_token_steps: int) -> None:
             computed += prefill.mixed_ms([0], [rest]) if rest else 0.0
             steps = math.ceil((answer - 1) / pair.decode.tokens_per_step)
             if first_token_steps:
-                steps = max(steps, 1)
+                steps = steps + 1 if recomputes else max(steps, 1)
                 computed += pair.transfer_ms + step_ms
                 rest_ms = (steps - 1) * step_ms
             else:
@@ -151,6 +155,8 @@ def test_refusals_and_determinism() -> None:
     pair, policy, clients, requests = draw(0)
     with pytest.raises(ValueError, match="first_token_steps"):
         replace(pair, first_token_steps=2)
+    with pytest.raises(ValueError, match="last prompt token"):
+        replace(pair, first_token_steps=0, recomputes_last_token=True)
     first, again = run_pair(pair, policy, clients, requests), run_pair(pair, policy, clients, requests)
     np.testing.assert_array_equal(first.ttft_ms, again.ttft_ms)
     np.testing.assert_array_equal(first.tpot_ms, again.tpot_ms)

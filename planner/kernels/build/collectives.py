@@ -62,6 +62,20 @@ AXES = ("ranks", "copy_bytes", "copies")
 """Axes of exchanges. DeepEP's have `experts` as well: its fixed times grow with them (H200, 1 token: 10 us among 128,
 14 us among 512), which the cost model does not follow: it reads the mean."""
 
+DEEPEP: dict[Collective, tuple[str, dict[Phase, str], dict[str, int]]] = {
+    Collective.DEEPEP_LOW_LATENCY: (
+        "wideep_deepep_ll",
+        {Phase.DISPATCH: "dispatch_avg_t_us", Phase.COMBINE: "combine_avg_t_us"},
+        {},
+    ),
+    Collective.DEEPEP_NORMAL: (
+        "wideep_deepep_normal",
+        {Phase.DISPATCH: "dispatch_transmit_us", Phase.COMBINE: "combine_transmit_us"},
+        {"dispatch_sms": NORMAL_SMS},
+    ),
+}
+"""File of either kind of exchange, its columns of times, and what other columns must hold."""
+
 Curve = tuple[tuple[float, ...], NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -74,8 +88,7 @@ def tables(source: Source, system: str, framework: str) -> list[CurveSet]:
     parts = [
         _all_reduce(source, system, framework),
         *_nccl(source, system),
-        *_low_latency(source, system),
-        *_normal(source, system),
+        *(part for kind in DEEPEP for part in _deepep(source, system, kind)),
         *_one_sided(source, system),
     ]
     return [part for part in parts if part is not None]
@@ -87,12 +100,9 @@ def _all_reduce(source: Source, system: str, framework: str) -> CurveSet | None:
     if rows is None:
         return None
     rows = _only(rows, "kernel_source", GRAPH_KERNELS[framework])
-    curves: list[Curve] = []
-    for ranks in np.unique(rows["num_gpus"]).tolist():
-        here = rows.select(rows["num_gpus"] == ranks)
-        x, time = _over(here, "message_size", "latency")
-        curves.append(((float(ranks),), x * ELEMENT_BYTES, time))
-    return _table(source, ALL_REDUCE, ("ranks",), "bytes", curves, rows, framework, "CUDA graphs, engine's dispatch")
+    return _table(
+        source, ALL_REDUCE, ("ranks",), "bytes", _by_ranks(rows), rows, framework, "CUDA graphs, engine's dispatch"
+    )
 
 
 def _nccl(source: Source, system: str) -> Iterable[CurveSet]:
@@ -108,49 +118,36 @@ def _nccl(source: Source, system: str) -> Iterable[CurveSet]:
         return
     for op, name in (("all_gather", ALL_GATHER), ("reduce_scatter", REDUCE_SCATTER)):
         part = _only(_only(rows, "op_name", (op,)), "nccl_dtype", ("half",))
-        curves: list[Curve] = []
-        for ranks in np.unique(part["num_gpus"]).tolist():
-            x, time = _over(part.select(part["num_gpus"] == ranks), "message_size", "latency")
-            curves.append(((float(ranks),), x * ELEMENT_BYTES, time))
-        yield _table(source, name, ("ranks",), "bytes", curves, part, "nccl", "")
+        yield _table(source, name, ("ranks",), "bytes", _by_ranks(part), part, "nccl", "")
 
 
-def _low_latency(source: Source, system: str) -> Iterable[CurveSet]:
+def _by_ranks(rows: Rows) -> list[Curve]:
+    """Times over the bytes of a message, by ranks."""
+    curves: list[Curve] = []
+    for ranks in np.unique(rows["num_gpus"]).tolist():
+        x, time = _over(rows.select(rows["num_gpus"] == ranks), "message_size", "latency")
+        curves.append(((float(ranks),), x * ELEMENT_BYTES, time))
+    return curves
+
+
+def _deepep(source: Source, system: str, kind: Collective) -> Iterable[CurveSet]:
+    name, timed, further = DEEPEP[kind]
     columns: dict[str, Kind] = {
         "node_num": "count",
         "hidden_size": "count",
         "num_token": "count",
         "num_topk": "count",
         "num_experts": "count",
-        "dispatch_avg_t_us": "us",
-        "combine_avg_t_us": "us",
+        **dict.fromkeys(further, "count"),
+        **dict.fromkeys(timed.values(), "us"),
     }
-    rows = source.rows(system, "comm", "sglang", "wideep_deepep_ll", columns, fastest_ms=FASTEST_MS)
+    rows = source.rows(system, "comm", "sglang", name, columns, fastest_ms=FASTEST_MS)
     if rows is None:
         return
-    kind = Collective.DEEPEP_LOW_LATENCY
-    yield _exchange(source, system, rows, kind, Phase.DISPATCH, "dispatch_avg_t_us")
-    yield _exchange(source, system, rows, kind, Phase.COMBINE, "combine_avg_t_us")
-
-
-def _normal(source: Source, system: str) -> Iterable[CurveSet]:
-    columns: dict[str, Kind] = {
-        "node_num": "count",
-        "hidden_size": "count",
-        "num_token": "count",
-        "num_topk": "count",
-        "num_experts": "count",
-        "dispatch_sms": "count",
-        "dispatch_transmit_us": "us",
-        "combine_transmit_us": "us",
-    }
-    rows = source.rows(system, "comm", "sglang", "wideep_deepep_normal", columns, fastest_ms=FASTEST_MS)
-    if rows is None:
-        return
-    rows = _only(rows, "dispatch_sms", (NORMAL_SMS,))
-    kind = Collective.DEEPEP_NORMAL
-    yield _exchange(source, system, rows, kind, Phase.DISPATCH, "dispatch_transmit_us")
-    yield _exchange(source, system, rows, kind, Phase.COMBINE, "combine_transmit_us")
+    for column, wanted in further.items():
+        rows = _only(rows, column, (wanted,))
+    for phase, column in timed.items():
+        yield _exchange(source, system, rows, kind, phase, column)
 
 
 def _exchange(source: Source, system: str, rows: Rows, kind: Collective, phase: Phase, column: str) -> CurveSet:
