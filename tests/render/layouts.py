@@ -87,4 +87,4 @@ def hostile(folder: Path) -> str:
     config = folder / "$(HF_TOKEN) $$ '\"; touch x #{{ .Values }}" / "config.json"
     config.parent.mkdir()
     config.write_text(CONFIG.read_text())
-    return str(config)
+    return str(config.parent)
