@@ -55,7 +55,7 @@ def _pools(report: Report) -> Text:
     totals = report.totals
     parts = [
         f"{pool}: {number(gpus)} GPUs"
-        + (f" on {totals.nodes_by_pool[pool]} nodes" if pool in totals.nodes_by_pool else "")
+        + (f" on {_nodes(totals.nodes_by_pool[pool])}" if pool in totals.nodes_by_pool else "")
         for pool, gpus in totals.gpus_by_pool.items()
     ]
     return Text("  " + ", ".join(parts))
@@ -65,3 +65,7 @@ def _line(violation: Violation, style: str, before: str = "") -> Text:
     where = ":".join(str(part) for part in (violation.file, violation.line) if part is not None)
     what = f"{violation.field}: " if violation.field else ""
     return Text.assemble((where, "cyan"), f"  {before}", (violation.rule, style), f"  {what}{violation.message}")
+
+
+def _nodes(count: int) -> str:
+    return f"{count} node{'s' * (count != 1)}"

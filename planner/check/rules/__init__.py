@@ -1,0 +1,1 @@
+"""Rules over what the readers found, each in a file of its own."""
