@@ -123,8 +123,12 @@ class _Agreement:
         return _Agreement(*(column.ravel()[rows] for column in columns))
 
     def _bracketed(self) -> FloatArray:
-        """The same by regula falsi (Illinois): below the solution P asks for a larger share, at 1 for none larger."""
-        low, high = self._next(self.few), np.ones_like(self.few)
+        """The same by regula falsi (Illinois), between the shares that the least and the largest P ask for.
+
+        Which of these is smaller depends on whether the second chunk of a step costs more than the first.
+        """
+        ends = self._next(self.few), self._next(self.busy(np.ones_like(self.few)))
+        low, high = np.minimum(*ends), np.maximum(*ends)
         low_value, high_value = low - self._next(self.busy(low)), high - self._next(self.busy(high))
         side = np.zeros(low.shape, dtype=np.int64)
         middle = high

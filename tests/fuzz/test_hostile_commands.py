@@ -14,7 +14,7 @@ import pytest
 
 from planner.render import Target
 from tests.fuzz.documents import hostile
-from tests.fuzz.test_fuzz import SCENARIO, plans, text_of
+from tests.fuzz.test_hostile_documents import SCENARIO, plans, text_of
 
 COMMANDS = int(os.environ.get("CLEAVE_FUZZ_COMMANDS", "10"))
 LIMIT_S = 120.0

@@ -1,5 +1,7 @@
 """Steps of lanes in lockstep: against a simulation, and Newton's roots against bisection."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -74,6 +76,27 @@ def test_in_flight_and_steps_grow_with_the_rate(given_times, decode_steps):
     below = mixed.share[0] < 1.0
     assert (np.diff(made.in_flight(rates, decode_steps)[0][below]) >= -1e-9).all()
     assert (np.diff(mixed.step_ms[0][below]) >= -1e-9 * every).all()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.floats(1e-3, 0.97), times)
+def test_the_share_of_a_lane_and_of_any_lane_agree(load, given_times):
+    decode, longer, spread, lanes, chunks = given_times
+    lanes = max(lanes, 2)
+    # Here a further lane may cost more than the first, as measured kernels have it.
+    one, every = decode + longer, decode + longer + spread
+    rate = load * lanes / (chunks * every)
+    mixed = mix(decode, one, every, lanes, chunks).at(np.array([[rate]]))
+    share, busy, step = (float(part[0, 0]) for part in (mixed.share, mixed.busy_share, mixed.step_ms))
+    assert share == pytest.approx(rate * chunks / lanes * step, rel=1e-9)
+    # The law of the module, written out: P between few prompts and independent lanes, and the step that follows.
+    arrivals = min(rate * (one + min(rate * chunks / lanes * one, 1.0) * (every - one)), 600.0 / chunks)
+    idle = -math.expm1(-arrivals) / (math.expm1(arrivals * chunks) * -math.expm1(-rate * decode))
+    few, independent = 1.0 / (1.0 + idle), 1.0 - (1.0 - share) ** lanes
+    assert busy == pytest.approx(few + math.sqrt(share) * max(independent - few, 0.0), abs=1e-6)
+    slope = (every - one) / (lanes - 1)
+    wanted = decode + busy * (one - decode) + (lanes * share - busy) * slope
+    assert step == pytest.approx(max(wanted, decode), rel=1e-6)
 
 
 def test_one_lane_is_the_closed_form():
