@@ -4,7 +4,8 @@
 #   plan.sh SCENARIO TARGET FOLDER
 #
 # FOLDER gets plan.json, launch/ and report.html. Nothing in it changes unless every step has passed. The exit code is
-# that of the step that failed: 2 bad input, 3 infeasible, 4 a check failed, 5 nothing found in time.
+# that of the step that failed: 2 bad input, 3 infeasible, 4 a check failed, 5 nothing found in time. CRDS may name a
+# folder of your cluster's CRD schemas, against which manifests are then validated as well.
 set -euo pipefail
 
 scenario=${1:?the scenario file}
@@ -17,7 +18,7 @@ trap 'rm -rf "$work"' EXIT
 
 cleave plan "$scenario" --out "$work/plan.json" >&2
 cleave render "$work/plan.json" --to "$target" --out "$work/launch" >&2
-cleave check "$work/launch" --plan "$work/plan.json" --cluster "$scenario" >&2
+cleave check "$work/launch" --plan "$work/plan.json" --cluster "$scenario" ${CRDS:+--crds "$CRDS"} >&2
 cleave report "$work/plan.json" --out "$work/report.html" --time-limit 30 >&2
 
 # Launch files hold no times and no dates: equal files mean an equal deployment.
