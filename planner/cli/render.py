@@ -27,7 +27,7 @@ from planner.render.target import Target
     help="Folder to write: new, or empty.",
 )
 @click.option("--engine-version", metavar="VERSION", help="Use the flags of this version of the engine.")
-@click.option("--force", is_flag=True, help="Replace a folder that is not empty.")
+@click.option("--force", is_flag=True, help="Replace the files of an earlier rendering.")
 @json_option
 def command(plan: str, target: str, out: Path, engine_version: str | None, force: bool, as_json: bool) -> int:
     """Write the files that launch the plan in PLAN (JSON or YAML, or - for standard input).
