@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from planner.assemble import build
+from planner.clock import Clock
 from planner.comparison import compare_modes
 from planner.explanation import explained, with_explanation
 from planner.fractional import with_fractional_batches
@@ -13,7 +14,7 @@ from planner.ranking import best_plans, distance_note
 from planner.relax import relaxations
 from planner.solve import Progress, solve
 from planner.space import FULL_SPEED, Slowdown, Space
-from planner.variant import Clock, inapplicable
+from planner.variant import inapplicable
 from planner.whatif import what_ifs
 from specs.comparison import Comparison
 from specs.errors import SpecError

@@ -72,7 +72,7 @@ def build(space: Space, solved: Solved, *, gap: float) -> Plan:
     for part in space.services:
         for counter in part.rejected.values():
             rejected.update({reason: count for reason, count in counter.items() if count})
-    explanation = Explanation(rejected=dict(rejected))
+    explanation = Explanation(rejected=dict(rejected), notes=_unlisted_notes(space, solved))
     if not solution.found:
         status = Status.INFEASIBLE if solution.status == "infeasible" else Status.TIME_LIMIT
         certificate = Certificate(
@@ -288,6 +288,15 @@ def _serving(space: Space, services: Sequence[ServicePlan]) -> Iterator[tuple[En
         for deployment in planned.deployments:
             for pool in deployment.pools:
                 yield part.service.engine, part.service.kernels, gpus[pool.gpu_pool]
+
+
+def _unlisted_notes(space: Space, solved: Solved) -> tuple[str, ...]:
+    """What was not searched, if time ran out before everything was."""
+    if not solved.unlisted:
+        return ()
+    names = ", ".join(f"{space.services[index].service.name} {mode.value}" for index, mode in solved.unlisted)
+    bound = "; the bound covers them by what GPUs could serve without an SLO" if solved.solution.found else ""
+    return (f"time ran out before the options of these modes were listed: {names}{bound}",)
 
 
 def _space_words(space: Space, solved: Solved) -> dict[str, str | int | float | tuple[str | int | float, ...]]:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from planner.assemble import build
+from planner.clock import Clock, OutOfTimeError
 from planner.explanation import explained
-from planner.launchable import REPLICAS_APART, blocked_by, placed_apart
+from planner.launchable import REPLICAS_APART, blocked_by, has_units
 from planner.relax import least_tpot_ms, relaxations, words
 from planner.solve import Progress, solve
 from planner.space import Slowdown, Space
-from planner.variant import Clock, in_modes, inapplicable, respond, with_slo
+from planner.variant import in_modes, inapplicable, respond, with_slo
 from specs.comparison import COMPARISON_SCHEMA, Comparison, ModeResult, ParetoPoint
 from specs.errors import SpecError
 from specs.objective import Objective
@@ -163,7 +164,7 @@ class _Pair:
         services = [part.service for part in self._bound.services if part.service.launchable]
         names = {service.name for service in services}
         blocked = blocked_by(services, _only(found, names))
-        apart = any(placed_apart(each) for served in found.services for each in served.deployments)
+        apart = any(has_units(each) for served in found.services for each in served.deployments)
         if not blocked and not apart:
             answer = _in_mode(self._space, mode), found.model_copy(update={"scenario": self._space.scenario})
             return _Answers(answer, answer, same=True)
@@ -293,8 +294,13 @@ def pareto_curves(
         return {}, ["no Pareto curves: requests have no time per output token"]
     slowest = max(PARETO_SPAN * tpot, PARETO_SLOWEST_MS)
     found: dict[Mode, list[ParetoPoint]] = {mode: [] for mode in spaces}
-    ladders = {mode: _ladder(space, mode, tpot, slowest) for mode, space in spaces.items()}
+    ladders: dict[Mode, list[float]] = {mode: [] for mode in spaces}
     missed = 0
+    for mode, space in spaces.items():
+        try:
+            ladders[mode] = _ladder(space, mode, tpot, slowest, clock)
+        except OutOfTimeError:
+            missed += PARETO_POINTS
     for rank in range(PARETO_POINTS):
         for mode, space in spaces.items():
             if rank >= len(ladders[mode]):
@@ -308,13 +314,19 @@ def pareto_curves(
             point = _point(space, target, max(gap, PARETO_GAP), clock)
             if point is not None:
                 found[mode].append(point)
+            elif clock.left_s <= 0.0:
+                missed += 1
     notes = [f"time ran out before {missed} points of the Pareto curves were solved"] if missed else []
     return {mode: undominated(points) for mode, points in found.items()}, notes
 
 
-def _ladder(space: Space, mode: Mode, tpot_ms: float, slowest_ms: float) -> list[float]:
-    """TPOT targets from the least that one request can have, the SLO among them, in the order of solving."""
-    least = least_tpot_ms(space.services[0], mode)
+def _ladder(space: Space, mode: Mode, tpot_ms: float, slowest_ms: float, clock: Clock) -> list[float]:
+    """TPOT targets from the least that one request can have, the SLO among them, in the order of solving.
+
+    Raises:
+        OutOfTimeError: the clock ran out first.
+    """
+    least = least_tpot_ms(space.services[0], mode, clock)
     if least is None:
         return []
     fastest = min(least * 1.02, slowest_ms)

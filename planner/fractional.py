@@ -28,6 +28,7 @@ from formulations import dominance, piecewise
 from formulations.piecewise import CurveTable
 from formulations.solution import Solution
 from formulations.table import OptionTable, Role
+from planner.clock import UNLIMITED, Clock
 from planner.costs.linear import FloatArray
 from planner.curves import curve_table, even_server, steps_per_request
 from planner.options.block import Family, OptionBlock
@@ -220,13 +221,23 @@ class CurveSide(DecodeSide):
         targets: SLO and arrivals.
         transfer_bytes: KV bytes that arrive for one request; 0 where requests are not handed over.
         prune: whether servers may be dropped by bounds (see `planner.options.frontier`).
+        clock: looked at between families.
     """
 
     def __init__(
-        self, servers: Sequence[tuple[Family, Server]], targets: Targets, transfer_bytes: float, *, prune: bool
+        self,
+        servers: Sequence[tuple[Family, Server]],
+        targets: Targets,
+        transfer_bytes: float,
+        *,
+        prune: bool,
+        clock: Clock = UNLIMITED,
     ) -> None:
         super().__init__([], targets, transfer_bytes, Counter(), prune=prune)
-        ranges = [_Range.of(family, server, targets, transfer_bytes) for family, server in servers]
+        ranges = []
+        for family, server in servers:
+            clock.check()
+            ranges.append(_Range.of(family, server, targets, transfer_bytes))
         self._ranges = [each for each in ranges if each.origin.size]
         if self._ranges:
             self._places = join_places([(r.family, r.times.server) for r in self._ranges], links=transfer_bytes > 0)
@@ -239,14 +250,14 @@ class CurveSide(DecodeSide):
         servers = [each.times.server for each in self._ranges]
         return sorted({server.links * server.site.fabric.scale_out_bytes_per_ms for server in servers})
 
-    def range_ms(self) -> tuple[float, float] | None:
+    def range_ms(self, clock: Clock = UNLIMITED) -> tuple[float, float] | None:
         """Smallest and largest decode part of TTFT that any needed server has; None without servers."""
-        block = self.within(math.inf)
+        block = self.within(math.inf, clock)
         if not len(block):
             return None
         return min(each.least_first_ms for each in self._ranges), float(block.ttft_ms.max())
 
-    def _find(self, limits_ms: Sequence[float]) -> None:
+    def _find(self, limits_ms: Sequence[float], clock: Clock) -> None:
         """Search the largest batches for several limits at once."""
         open_ = [self._opened(limit) for limit in limits_ms]
         limit_of = np.repeat(np.arange(len(limits_ms)), [each[0].size for each in open_])
@@ -259,6 +270,7 @@ class CurveSide(DecodeSide):
             for each, first, mine in self._by_range(server):
                 mine = mine[high[mine] > low[mine]]
                 if mine.size:
+                    clock.check()
                     holds = each.feasible(server[mine] - first, np.asarray(limits_ms, dtype=float)[limit_of[mine]])
                     low[mine], high[mine] = _narrowed(holds, low[mine], high[mine])
         keep = self._needed(limit_of, server, low, low)
@@ -325,14 +337,16 @@ class FractionalService(ServiceSpace):
             part.unlaunchable_units,
         )
 
-    def groups(self, mode: Mode, *, prune: bool = True, rival: Rival | None = None) -> ModeOptions | HandOver:
+    def groups(
+        self, mode: Mode, *, prune: bool = True, rival: Rival | None = None, clock: Clock = UNLIMITED
+    ) -> ModeOptions | HandOver:
         """The options of a mode, decode servers at their largest batches; the arguments of `ServiceSpace.groups`."""
         prune = prune and not any(math.isfinite(fabric_limit(site.pool)) for site in self.sites)
         hands_over = mode in (Mode.PREFILL_DECODE, Mode.PREFILL_DECODE_AFD)
         if not continuous(self) or self.service.phase is Phase.PREFILL:
-            return super().groups(mode, prune=prune, rival=rival)
+            return super().groups(mode, prune=prune, rival=rival, clock=clock)
         if self.service.phase is Phase.DECODE and not hands_over:
-            block = CurveSide(self.servers(mode), self.targets, 0.0, prune=prune).at([NO_LEVEL])
+            block = CurveSide(self.servers(mode), self.targets, 0.0, prune=prune, clock=clock).at([NO_LEVEL], clock)
             alone = (Group(self.index, mode, Role.SERVE, block),)
             return ModeOptions(alone, alone, (NO_LEVEL,))
         if self.service.phase is Phase.FULL and hands_over:
@@ -341,10 +355,10 @@ class FractionalService(ServiceSpace):
                 self.index,
                 mode,
                 self.targets.ttft_ms,
-                PrefillSide(self.prefill_workers(mode), self.targets, transfer, rejected, prune=prune),
-                CurveSide(self.servers(mode), self.targets, transfer.bytes_per_request, prune=prune),
+                PrefillSide(self.prefill_workers(mode), self.targets, transfer, rejected, prune=prune, clock=clock),
+                CurveSide(self.servers(mode), self.targets, transfer.bytes_per_request, prune=prune, clock=clock),
             )
-        return super().groups(mode, prune=prune, rival=rival)
+        return super().groups(mode, prune=prune, rival=rival, clock=clock)
 
 
 def fractional_space(space: Space) -> Space:
@@ -396,6 +410,9 @@ def solve_fractional(space: Space, *, gap: float, time_limit_s: float) -> Fracti
     """
     end = perf_counter() + time_limit_s
     levels = solve(fractional_space(space), gap=gap, time_limit_s=time_limit_s)
+    if levels.unlisted or levels.solution.status == "time_limit":
+        # There is no bound over real batches: ceilings are made of whole ones.
+        return Fractional(levels, levels.solution, math.inf)
     options, curves = with_curves(space, levels.tables)
     left = max(end - perf_counter(), 0.5)
     solution = piecewise.solve(levels.tables.problem, options, curves, gap=gap * SOLVER_SHARE, time_limit_s=left)

@@ -32,6 +32,7 @@ import numpy as np
 
 from formulations.table import Role as TableRole
 from planner.assemble import build
+from planner.clock import UNLIMITED, Clock
 from planner.costs.worker import Worker
 from planner.options.block import Family
 from planner.options.layouts import DECODING_PIPELINE_DEGREES
@@ -39,7 +40,7 @@ from planner.options.serve import Rival
 from planner.options.server import Server, WorkerServer
 from planner.solve import Progress, Solved, solve
 from planner.space import HandOver, ModeOptions, ServiceSpace, Space
-from planner.variant import DISAGGREGATED_FFN, HAND_OVER, Clock
+from planner.variant import DISAGGREGATED_FFN, HAND_OVER
 from specs.plan import Plan
 from specs.service import Mode
 
@@ -99,11 +100,13 @@ class WithoutLayouts(ServiceSpace):
         given["rejected"] = {mode: Counter[str]() for mode in part.rejected}
         return WithoutLayouts(**given, forbidden=forbidden, decoders=part.workers)
 
-    def groups(self, mode: Mode, *, prune: bool = True, rival: Rival | None = None) -> ModeOptions | HandOver:
+    def groups(
+        self, mode: Mode, *, prune: bool = True, rival: Rival | None = None, clock: Clock = UNLIMITED
+    ) -> ModeOptions | HandOver:
         """The options of a mode, from the servers that are left for each role."""
         role = TableRole.PREFILL if mode in HAND_OVER else TableRole.SERVE
         prompts = tuple(worker for worker in self.decoders if self._allows(mode, role, worker))
-        return ServiceSpace.groups(replace(self, workers=prompts), mode, prune=prune, rival=rival)
+        return ServiceSpace.groups(replace(self, workers=prompts), mode, prune=prune, rival=rival, clock=clock)
 
     def unlimited_servers(self, mode: Mode) -> list[tuple[Family, Server]]:
         """Whatever decodes in a mode and is left."""

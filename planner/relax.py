@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from planner.clock import Clock, OutOfTimeError
 from planner.costs.linear import FloatArray
 from planner.costs.site import Site
 from planner.costs.worker import Worker
@@ -25,7 +26,7 @@ from planner.options.targets import Targets
 from planner.options.times import DecodeTimes
 from planner.solve import Progress, solve
 from planner.space import ServiceSpace, Slowdown, Space
-from planner.variant import HAND_OVER, Clock, in_modes, inapplicable, replaced, respond, with_slo
+from planner.variant import HAND_OVER, in_modes, inapplicable, replaced, respond, with_slo
 from specs import catalog
 from specs.plan import Relaxation
 from specs.scenario import Pool, ResolvedPool, resolve_pool
@@ -58,10 +59,6 @@ NO_GPUS = 1 << 40
 """Stands for servers that there are none of."""
 
 GUESS_SLOTS = (1, 2, 4, 8, 16)
-
-
-class OutOfTimeError(Exception):
-    """The clock ran out before a question was answered."""
 
 
 def relaxations(
@@ -276,7 +273,7 @@ class _Case:
         """Least TTFT and least TPOT of the case's service, remembered for the space that was asked last."""
         if self.asked is None or self.asked[0] is not space:
             part = space.services[self.index]
-            self.asked = space, least_latencies(part, self.mode, ttft_ms=math.inf, tpot_ms=math.inf)
+            self.asked = space, least_latencies(part, self.mode, self.clock, ttft_ms=math.inf, tpot_ms=math.inf)
         return self.asked[1]
 
     def _far(self, space: Space) -> bool:
@@ -286,7 +283,7 @@ class _Case:
                 least = [self._least(space)]
             else:
                 modes = [mode for mode in part.service.modes if inapplicable(part, mode) is None]
-                least = [least_latencies(part, mode, ttft_ms=math.inf, tpot_ms=math.inf) for mode in modes]
+                least = [least_latencies(part, mode, self.clock, ttft_ms=math.inf, tpot_ms=math.inf) for mode in modes]
             if all(_beyond(each, part.targets) for each in least):
                 return True
         return False
@@ -317,10 +314,10 @@ class _Case:
         """Factor near which the smallest sufficient value may lie."""
         part, targets = self.part, self.part.targets
         if name == "ttft":
-            least = least_latencies(part, self.mode, ttft_ms=math.inf, tpot_ms=targets.tpot_ms)[0]
+            least = least_latencies(part, self.mode, self.clock, ttft_ms=math.inf, tpot_ms=targets.tpot_ms)[0]
             return None if least is None else least / targets.ttft_ms
         if name == "tpot":
-            least = least_latencies(part, self.mode, ttft_ms=targets.ttft_ms, tpot_ms=math.inf)[1]
+            least = least_latencies(part, self.mode, self.clock, ttft_ms=targets.ttft_ms, tpot_ms=math.inf)[1]
             return None if least is None else least / targets.tpot_ms
         return least_memory_factor(part, self.mode) if name == "memory" else None
 
@@ -410,20 +407,27 @@ def smallest_index(feasible: Callable[[int], bool], count: int) -> int | None:
 # -- guesses ----------------------------------------------------------------------------------------------------------
 
 
-def least_tpot_ms(part: ServiceSpace, mode: Mode) -> float | None:
-    """Least TPOT that any server has with nearly no load and TTFT within its SLO; None where no server does."""
-    return least_latencies(part, mode, ttft_ms=part.targets.ttft_ms, tpot_ms=math.inf)[1]
+def least_tpot_ms(part: ServiceSpace, mode: Mode, clock: Clock) -> float | None:
+    """Least TPOT that any server has with nearly no load and TTFT within its SLO; None where no server does.
+
+    Raises:
+        OutOfTimeError: the clock ran out first.
+    """
+    return least_latencies(part, mode, clock, ttft_ms=part.targets.ttft_ms, tpot_ms=math.inf)[1]
 
 
 def least_latencies(
-    part: ServiceSpace, mode: Mode, *, ttft_ms: float, tpot_ms: float
+    part: ServiceSpace, mode: Mode, clock: Clock, *, ttft_ms: float, tpot_ms: float
 ) -> tuple[float | None, float | None]:
     """Least TTFT of a request whose TPOT is within `tpot_ms`, and least TPOT of one whose TTFT is within `ttft_ms`.
 
     With nearly no load: nobody waits for a prompt, and few slots are taken. None where there is no such server.
+
+    Raises:
+        OutOfTimeError: the clock ran out first.
     """
     ttft, tpot = math.inf, math.inf
-    for first, each in _paths(part, mode):
+    for first, each in _paths(part, mode, clock):
         good = each <= tpot_ms
         if good.any():
             ttft = min(ttft, float(first[good].min()))
@@ -433,21 +437,21 @@ def least_latencies(
     return (ttft if math.isfinite(ttft) else None), (tpot if math.isfinite(tpot) else None)
 
 
-def _paths(part: ServiceSpace, mode: Mode) -> Iterator[tuple[FloatArray, FloatArray]]:
+def _paths(part: ServiceSpace, mode: Mode, clock: Clock) -> Iterator[tuple[FloatArray, FloatArray]]:
     """(TTFT, TPOT) of servers, or of pairs of prefill and decode servers, with nearly no load."""
     if part.service.phase is Phase.PREFILL:
-        times = np.array([time for _, _, time in _prompts(part, mode)])
+        times = np.array([time for _, _, time in _prompts(part, mode, clock)])
         yield times, np.zeros_like(times)
         return
     if part.service.phase is Phase.FULL and mode not in HAND_OVER:
-        yield from _serving(part, mode)
+        yield from _serving(part, mode, clock)
         return
-    decoding = list(_decoding(part, mode))
+    decoding = list(_decoding(part, mode, clock))
     if part.service.phase is Phase.DECODE:
         for _, _, tpot in decoding:
             yield np.zeros_like(tpot), tpot
         return
-    transfer, prompts = part.transfer(), _prompts(part, mode)
+    transfer, prompts = part.transfer(), _prompts(part, mode, clock)
     for rate in sorted({min(link, own) for link, _, _ in prompts for own, _, _ in decoding}):
         handed = [
             time + float(transfer.exposed_ms(np.ones(1), rate, np.array([chunks]), np.array([time]))[0])
@@ -459,10 +463,11 @@ def _paths(part: ServiceSpace, mode: Mode) -> Iterator[tuple[FloatArray, FloatAr
                 yield min(handed) + first, tpot
 
 
-def _prompts(part: ServiceSpace, mode: Mode) -> list[tuple[float, int, float]]:
+def _prompts(part: ServiceSpace, mode: Mode, clock: Clock) -> list[tuple[float, int, float]]:
     """(bytes/ms of its links, chunks, ms) of one prompt on every prefill worker whose memory holds it."""
     found = []
     for worker in part.prefill_workers(mode):
+        clock.check()
         site = worker.site
         link = worker.layout.tp * worker.layout.pp * site.fabric.scale_out_bytes_per_ms
         for chunks in prefill.chunk_counts(site.lengths.input).tolist():
@@ -477,9 +482,10 @@ def _slots(server: Server, cap: np.ndarray[tuple[int, ...], np.dtype[np.int64]])
     return np.asarray(np.minimum(tried, np.maximum(cap, 1)[:, None]), dtype=float)
 
 
-def _decoding(part: ServiceSpace, mode: Mode) -> Iterator[tuple[float, FloatArray, FloatArray]]:
+def _decoding(part: ServiceSpace, mode: Mode, clock: Clock) -> Iterator[tuple[float, FloatArray, FloatArray]]:
     """(bytes/ms of its links, first step, TPOT) of servers that only decode."""
     for _, server in part.servers(mode):
+        clock.check()
         cap = server.slots_cap(np.full(server.copies.size, DECODE_STEP_TOKENS))
         rows = np.flatnonzero(cap)
         if rows.size:
@@ -489,9 +495,10 @@ def _decoding(part: ServiceSpace, mode: Mode) -> Iterator[tuple[float, FloatArra
             yield link, times.first_ms(slots).ravel(), times.tpot_ms(slots).ravel()
 
 
-def _serving(part: ServiceSpace, mode: Mode) -> Iterator[tuple[FloatArray, FloatArray]]:
+def _serving(part: ServiceSpace, mode: Mode, clock: Clock) -> Iterator[tuple[FloatArray, FloatArray]]:
     """(TTFT, TPOT) of servers that serve whole requests, for every number of chunks."""
     for _, server in part.servers(mode):
+        clock.check()
         lengths = server.site.lengths
         for chunks in serve.chunk_counts(lengths.input).tolist():
             cap = server.slots_cap(np.full(server.copies.size, lengths.input / chunks))

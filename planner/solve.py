@@ -9,6 +9,9 @@ decode parts that their options really have, until the proof is as tight as aske
 With one service on one pool the value of every level is a knapsack (`planner.levels`), and the program sees only the
 levels that can win. Otherwise the optimistic problem is solved as a program of its own, and the levels that it uses
 are split.
+
+Where time runs out before the options of every mode are listed, those that are listed are solved, and `planner.ceiling`
+bounds the others. Without a bound over all modes nothing is claimed: there is no incumbent then.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ import numpy as np
 from formulations import columns
 from formulations.solution import Solution
 from formulations.table import Role
+from planner.ceiling import ceiling
+from planner.clock import Clock, OutOfTimeError
 from planner.costs.linear import FloatArray
 from planner.levels import best_rates, fewest_gpus
 from planner.options.decode import Level
@@ -37,6 +42,9 @@ Progress = Callable[[str, float | None, float | None], None]
 MOST_ROUNDS = 40
 SOLVER_SHARE = 0.2
 """Share of the requested gap that the solver may leave open in one problem."""
+
+LISTING_SHARE = 2 / 3
+"""Share of the time limit in which options are listed; the rest is for a bound on those that are not, and to solve."""
 
 LEVELS_SHOWN = 4
 """Best levels of a P/D mode that the program is given, where every level's value is known beforehand."""
@@ -56,6 +64,7 @@ class Solved:
         gap_solver: part of it that the solver left open in the exact problem.
         levels: number of TTFT levels that were looked at.
         seconds: wall seconds by stage.
+        unlisted: services (by index) and modes whose options were not all listed in time; the bound covers them.
     """
 
     tables: Tables
@@ -65,6 +74,7 @@ class Solved:
     gap_solver: float
     levels: int
     seconds: dict[str, float]
+    unlisted: tuple[Key, ...] = ()
 
 
 def solve(
@@ -99,8 +109,8 @@ class _Search:
         refuse: Callable[[Tables], Tables] | None,
     ) -> None:
         self._space, self._gap, self._progress, self._refuse = space, gap, progress, refuse
-        self._start = perf_counter()
-        self._end = self._start + time_limit_s
+        start = perf_counter()
+        self._clock = Clock.start(time_limit_s)
         self._maximizing = space.scenario.objective.maximizing
         split = any(part.service.split for part in space.services)
         # Rows that see residency or traffic tell apart servers that are otherwise alike.
@@ -111,35 +121,49 @@ class _Search:
         self._fixed: list[Group] = []
         self._handed: dict[Key, HandOver] = {}
         self._levels: dict[Key, tuple[Level, ...]] = {}
-        rival: Rival | None = None
-        for part, mode in self._modes():
+        self._rival: Rival | None = None
+        self._unlisted: list[Key] = []
+        modes = self._modes()
+        # Where there is but one thing to list nothing is left to do without it.
+        listing = self._clock.part(LISTING_SHARE) if len(modes) > 1 else self._clock
+        for part, mode in modes:
             self._tell(f"options of {part.service.name}: {mode.value}", None, None)
-            found = part.groups(mode, prune=not coupled, rival=rival)
-            if isinstance(found, HandOver):
-                self._handed[part.index, mode] = found
-                self._levels[part.index, mode] = found.first_levels()
-                if self._by_knapsack and self._maximizing and mode is Mode.PREFILL_DECODE:
-                    rival = self._rival(rival, found)
-            else:
-                self._fixed += found.exact
-                if found.given_up_rps > 0.0:
-                    worth = part.service.weight * part.sites[0].lengths.output
-                    self._beaten = max(self._beaten, found.given_up_rps * worth)
+            try:
+                self._list(part, mode, listing, prune=not coupled)
+            except OutOfTimeError:
+                self._unlisted.append((part.index, mode))
         self._seen = sum(len(levels) for levels in self._levels.values())
-        self._seconds = {"options": perf_counter() - self._start, "solve": 0.0}
+        self._seconds = {"options": perf_counter() - start, "solve": 0.0}
 
     def _modes(self) -> list[tuple[ServiceSpace, Mode]]:
         """Services and modes; those with a hand-over first, since they can make others needless."""
         pairs = [(part, mode) for part in self._space.services for mode in part.service.modes]
         return sorted(pairs, key=lambda pair: pair[1] not in (Mode.PREFILL_DECODE, Mode.PREFILL_DECODE_AFD))
 
-    def _rival(self, known: Rival | None, found: HandOver) -> Rival | None:
+    def _list(self, part: ServiceSpace, mode: Mode, clock: Clock, *, prune: bool) -> None:
+        """List the options of a service in a mode; of a P/D mode those of its first levels.
+
+        Raises:
+            OutOfTimeError: the clock ran out first; nothing of the mode is kept.
+        """
+        found = part.groups(mode, prune=prune, rival=self._rival, clock=clock)
+        if isinstance(found, HandOver):
+            levels = found.first_levels(clock)
+            options = found.options(levels, clock)
+            self._handed[part.index, mode] = found
+            self._levels[part.index, mode] = levels
+            if self._by_knapsack and self._maximizing and mode is Mode.PREFILL_DECODE:
+                self._rival = self._better_rival(self._rival, options)
+        else:
+            self._fixed += found.exact
+            if found.given_up_rps > 0.0:
+                worth = part.service.weight * part.sites[0].lengths.output
+                self._beaten = max(self._beaten, found.given_up_rps * worth)
+
+    def _better_rival(self, known: Rival | None, options: ModeOptions) -> Rival | None:
         """The better of what is known and what the first levels of a P/D mode reach, where GPUs are all that counts."""
         (pool,) = self._space.pools
-        if pool.count > pool.scale_up_domain > pool.gpus_per_node:
-            return known
-        options = found.options(found.first_levels())
-        if not options.levels:
+        if pool.count > pool.scale_up_domain > pool.gpus_per_node or not options.levels:
             return known
         rate = float(best_rates(options, pool.count, optimistic=False).max())
         demand = self._space.services[0].service.demand_rps
@@ -148,10 +172,20 @@ class _Search:
 
     def run(self) -> Solved:
         """Solve, split, solve again."""
+        if self._unlisted and not (self._fixed or self._levels):
+            return self._nothing()
+        beyond = self._beyond() if self._unlisted else None
+        if beyond == self._unbounded:
+            return self._nothing()
         best: tuple[Tables, Solution] | None = None
         bound = total = math.inf
+        interrupted = False
         for number in range(MOST_ROUNDS):
-            options = {key: self._handed[key].options(levels) for key, levels in self._levels.items() if levels}
+            try:
+                options = self._options()
+            except OutOfTimeError:
+                interrupted = True
+                break
             if self._by_knapsack:
                 exact, bound, alive = self._round_by_knapsack(options)
             else:
@@ -163,11 +197,54 @@ class _Search:
                 bound = max(bound, solution.incumbent) if self._maximizing else min(bound, solution.incumbent)
             total = _relative(solution, bound)
             self._tell(f"round {number + 1}", solution.incumbent if solution.found else None, bound)
-            if total <= self._gap or perf_counter() > self._end or not self._split(options, alive):
+            interrupted = bool(options) and self._clock.left_s <= 0.0
+            if total <= self._gap or interrupted or not self._split(options, alive):
                 break
-        assert best is not None
+        if best is None:
+            return self._nothing()
+        found = best[1].found
+        if found and beyond is not None:
+            # The listed modes are bounded by their own proof where modes exclude each other, else by the ceiling.
+            bound = self._looser(bound, beyond) if self._modes_exclude_each_other else beyond
+            bound = self._looser(bound, best[1].incumbent)
+            total = _relative(best[1], bound)
+        # An incumbent without a bound proves nothing, and what was not searched may hold a plan.
+        if not math.isfinite(bound) if found else (self._unlisted or interrupted):
+            return self._nothing()
         solver_gap = min(_relative(best[1], best[1].bound), total)
-        return Solved(best[0], best[1], bound, total, solver_gap, self._seen, self._seconds)
+        return Solved(best[0], best[1], bound, total, solver_gap, self._seen, self._seconds, tuple(self._unlisted))
+
+    def _options(self) -> dict[Key, ModeOptions]:
+        """Options of the levels there are; those of the first ones are known."""
+        levels_of = [(key, levels) for key, levels in self._levels.items() if levels]
+        return {key: self._handed[key].options(levels, self._clock) for key, levels in levels_of}
+
+    # -- out of time ---------------------------------------------------------------------------------------------
+
+    @property
+    def _modes_exclude_each_other(self) -> bool:
+        """Whether a plan uses one mode only, so that the best of the modes is the best of all."""
+        parts = self._space.services
+        return len(parts) == 1 and not parts[0].service.split
+
+    @property
+    def _unbounded(self) -> float:
+        """A bound that says nothing."""
+        return math.inf if self._maximizing else -math.inf
+
+    def _beyond(self) -> float:
+        """What no plan of the unlisted modes exceeds; where services share GPUs or modes mix, no plan of any mode."""
+        if self._modes_exclude_each_other:
+            modes = {0: tuple(mode for _, mode in self._unlisted)}
+        else:
+            modes = {part.index: part.service.modes for part in self._space.services}
+        return ceiling(self._space, modes, self._clock)
+
+    def _nothing(self) -> Solved:
+        """No incumbent in time."""
+        solution = Solution("time_limit", math.nan, self._unbounded, math.inf, 0.0)
+        built, unlisted = tables(self._space, []), tuple(self._unlisted)
+        return Solved(built, solution, self._unbounded, math.inf, math.inf, self._seen, self._seconds, unlisted)
 
     # -- rounds --------------------------------------------------------------------------------------------------
 
@@ -249,7 +326,7 @@ class _Search:
         if self._refuse is not None:
             built = self._refuse(built)
         mark = perf_counter()
-        left = max(self._end - mark, 0.5)
+        left = max(self._clock.left_s, 0.5)
         solution = columns.solve(built.problem, built.options, gap=self._gap * SOLVER_SHARE, time_limit_s=left)
         self._seconds["solve"] += perf_counter() - mark
         return built, solution

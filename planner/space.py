@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from formulations.table import Role
+from planner.clock import UNLIMITED, Clock
 from planner.costs.sides import ACTIVATION_BYTES
 from planner.costs.site import Site
 from planner.costs.worker import Worker, dispatch_bytes
@@ -192,13 +193,19 @@ class ServiceSpace:
 
     # -- groups by mode ------------------------------------------------------------------------------------------
 
-    def groups(self, mode: Mode, *, prune: bool = True, rival: Rival | None = None) -> ModeOptions | HandOver:
+    def groups(
+        self, mode: Mode, *, prune: bool = True, rival: Rival | None = None, clock: Clock = UNLIMITED
+    ) -> ModeOptions | HandOver:
         """The options of a mode: at once, or for levels to be chosen where requests are handed over.
 
         Args:
             mode: serving mode.
             prune: whether servers may be dropped by bounds before their batches are known.
             rival: what another mode reaches; a mode that serves whole requests gives up where it cannot reach that.
+            clock: looked at between servers.
+
+        Raises:
+            OutOfTimeError: the clock ran out first.
         """
         rejected = self.rejected[mode]
         blocked = self.launch.mode(mode, [site.pool for site in self.sites]) if self.launch is not None else None
@@ -208,34 +215,34 @@ class ServiceSpace:
         phase = self.service.phase
         if mode in (Mode.PREFILL_DECODE, Mode.PREFILL_DECODE_AFD):
             if phase is Phase.FULL:
-                return HandOver.of(self, mode, prune=prune)
+                return HandOver.of(self, mode, prune=prune, clock=clock)
             rejected[f"phase {phase.value} alone needs no hand-over: mode aggregated or afd covers it"] += 1
             return ModeOptions((), (), (NO_LEVEL,))
         if phase is Phase.PREFILL:
             workers = self.prefill_workers(mode, rejected) if mode is Mode.AGGREGATED else ()
-            side = PrefillSide(workers, self.targets, NO_TRANSFER, rejected, prune=prune)
-            block = side.at([NO_LEVEL], [self.targets.ttft_ms])
+            side = PrefillSide(workers, self.targets, NO_TRANSFER, rejected, prune=prune, clock=clock)
+            block = side.at([NO_LEVEL], [self.targets.ttft_ms], clock)
         elif phase is Phase.DECODE:
             servers = self.servers(mode, rejected)
-            block = DecodeSide(servers, self.targets, 0.0, rejected, prune=prune).at([NO_LEVEL])
+            block = DecodeSide(servers, self.targets, 0.0, rejected, prune=prune, clock=clock).at([NO_LEVEL], clock)
         else:
             servers = self.servers(mode, rejected)
             block, given_up = serve_options(
-                servers, self.targets, self.prefix_load_ms, rejected, prune=prune, rival=rival
+                servers, self.targets, self.prefix_load_ms, rejected, prune=prune, rival=rival, clock=clock
             )
             alone = (Group(self.index, mode, Role.SERVE, block),)
             return ModeOptions(alone, alone, (NO_LEVEL,), given_up)
         alone = (Group(self.index, mode, Role.SERVE, block),)
         return ModeOptions(alone, alone, (NO_LEVEL,))
 
-    def prefill_side(self, mode: Mode, *, prune: bool) -> tuple[PrefillSide, Counter[str]]:
+    def prefill_side(self, mode: Mode, *, prune: bool, clock: Clock = UNLIMITED) -> tuple[PrefillSide, Counter[str]]:
         """Prefill options, which the P/D modes share where the same workers launch, and what was refused among them."""
         by_rule = Counter[str]()
         workers = self.prefill_workers(mode, by_rule)
         key = prune, workers
         if key not in self._prefill:
             refused = Counter[str]()
-            side = PrefillSide(workers, self.targets, self.transfer(), refused, prune=prune)
+            side = PrefillSide(workers, self.targets, self.transfer(), refused, prune=prune, clock=clock)
             self._prefill[key] = side, refused
         side, refused = self._prefill[key]
         return side, refused + by_rule
@@ -301,22 +308,23 @@ class HandOver:
     decode: DecodeSide
 
     @staticmethod
-    def of(space: ServiceSpace, mode: Mode, *, prune: bool) -> HandOver:
+    def of(space: ServiceSpace, mode: Mode, *, prune: bool, clock: Clock = UNLIMITED) -> HandOver:
         """The P/D mode of a service."""
         rejected, transfer = space.rejected[mode], space.transfer()
-        prefill, refused = space.prefill_side(mode, prune=prune)
+        prefill, refused = space.prefill_side(mode, prune=prune, clock=clock)
         rejected.update(refused)
+        servers = space.servers(mode, rejected)
         return HandOver(
             space.index,
             mode,
             space.targets.ttft_ms,
             prefill,
-            DecodeSide(space.servers(mode, rejected), space.targets, transfer.bytes_per_request, rejected, prune=prune),
+            DecodeSide(servers, space.targets, transfer.bytes_per_request, rejected, prune=prune, clock=clock),
         )
 
-    def first_levels(self) -> tuple[Level, ...]:
+    def first_levels(self, clock: Clock = UNLIMITED) -> tuple[Level, ...]:
         """Levels to begin with: link rates x decode parts of TTFT between the smallest and the largest there is."""
-        between = self.decode.range_ms()
+        between = self.decode.range_ms(clock)
         if between is None:
             return ()
         largest = min(between[1], self.ttft_ms)
@@ -327,12 +335,16 @@ class HandOver:
         ends = sorted({*(float(step) for step in steps[1:-1]), largest * (1.0 + 1e-12)})
         return tuple(ladder(rates, ends, smallest))
 
-    def options(self, levels: Sequence[Level]) -> ModeOptions:
-        """The options of some levels."""
-        decode = Group(self.index, self.mode, Role.DECODE, self.decode.at(levels))
+    def options(self, levels: Sequence[Level], clock: Clock = UNLIMITED) -> ModeOptions:
+        """The options of some levels.
+
+        Raises:
+            OutOfTimeError: the clock ran out before those not known yet were found.
+        """
+        decode = Group(self.index, self.mode, Role.DECODE, self.decode.at(levels, clock))
 
         def prefill(budgets_ms: Sequence[float]) -> Group:
-            return Group(self.index, self.mode, Role.PREFILL, self.prefill.at(levels, budgets_ms))
+            return Group(self.index, self.mode, Role.PREFILL, self.prefill.at(levels, budgets_ms, clock))
 
         return ModeOptions(
             (prefill([self.ttft_ms - level.decode_ms for level in levels]), decode),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from time import perf_counter
+from dataclasses import replace
 
 from planner.options.targets import Targets
 from planner.space import ServiceSpace, Slowdown, Space
@@ -16,31 +15,6 @@ from specs.service import Mode, Phase, Service
 
 HAND_OVER = frozenset({Mode.PREFILL_DECODE, Mode.PREFILL_DECODE_AFD})
 DISAGGREGATED_FFN = frozenset({Mode.AFD, Mode.PREFILL_DECODE_AFD})
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Wall clock that a sequence of solves shares.
-
-    Args:
-        end_s: `perf_counter` at which it has run out.
-    """
-
-    end_s: float
-
-    @staticmethod
-    def start(time_limit_s: float) -> Clock:
-        """A clock that runs out after `time_limit_s`."""
-        return Clock(perf_counter() + time_limit_s)
-
-    @property
-    def left_s(self) -> float:
-        """Seconds left, not below 0."""
-        return max(self.end_s - perf_counter(), 0.0)
-
-    def part(self, share: float) -> Clock:
-        """A clock over a share of what is left."""
-        return Clock.start(self.left_s * share)
 
 
 def inapplicable(part: ServiceSpace, mode: Mode) -> str | None:

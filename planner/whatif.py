@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from planner.clock import Clock
 from planner.solve import Progress, solve
 from planner.space import Slowdown, Space
-from planner.variant import Clock, grown, replaced, respond, with_slo
+from planner.variant import grown, replaced, respond, with_slo
 from specs.plan import Plan, WhatIf
 from specs.service import Phase
 

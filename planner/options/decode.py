@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.clock import UNLIMITED, Clock
 from planner.costs.linear import FloatArray
 from planner.costs.worker import Worker
 from planner.options.block import Family, OptionBlock
@@ -54,6 +55,10 @@ class DecodeSide:
             requests are not handed over.
         rejected: counts of refused servers, by reason.
         prune: whether servers may be dropped by bounds (see `planner.options.frontier`).
+        clock: looked at between families while the coarse grids are made; every search takes its own.
+
+    Raises:
+        OutOfTimeError: the clock ran out first, here or in a search.
     """
 
     def __init__(
@@ -64,8 +69,12 @@ class DecodeSide:
         rejected: Counter[str],
         *,
         prune: bool = True,
+        clock: Clock = UNLIMITED,
     ) -> None:
-        coarse = [_Coarse.of(family, server, targets, transfer_bytes, rejected) for family, server in servers]
+        coarse = []
+        for family, server in servers:
+            clock.check()
+            coarse.append(_Coarse.of(family, server, targets, transfer_bytes, rejected))
         self._coarse = [each for each in coarse if each.cap.size]
         self._prune = prune
         self._found: dict[float, OptionBlock] = {}
@@ -79,27 +88,27 @@ class DecodeSide:
         """Rates at which one request's cache can arrive at some server, bytes/ms, ascending."""
         return sorted({each.link_bytes_per_ms for each in self._coarse})
 
-    def range_ms(self) -> tuple[float, float] | None:
+    def range_ms(self, clock: Clock = UNLIMITED) -> tuple[float, float] | None:
         """Smallest and largest decode part of TTFT that an option within TPOT has; None without options.
 
         With few slots the wait for one can be longer than with many: the last batch need not have the largest.
         """
-        block = self.within(np.inf)
+        block = self.within(np.inf, clock)
         if not len(block):
             return None
         parts = [each.first_ms[each.tpot_ms <= each.times.targets.tpot_ms].max(initial=0.0) for each in self._coarse]
         least = min(each.least_first_ms for each in self._coarse)
         return least, max(float(block.ttft_ms.max()), *(float(part) for part in parts))
 
-    def within(self, decode_ms: float) -> OptionBlock:
+    def within(self, decode_ms: float, clock: Clock = UNLIMITED) -> OptionBlock:
         """The options whose decode part of TTFT is at most `decode_ms`, at most two per server."""
         if decode_ms not in self._found:
-            self._find([decode_ms])
+            self._find([decode_ms], clock)
         return self._found[decode_ms]
 
-    def at(self, levels: Sequence[Level]) -> OptionBlock:
+    def at(self, levels: Sequence[Level], clock: Clock = UNLIMITED) -> OptionBlock:
         """The options of every level, marked with its index."""
-        self._find(sorted({level.decode_ms for level in levels} - self._found.keys()))
+        self._find(sorted({level.decode_ms for level in levels} - self._found.keys()), clock)
         blocks = []
         for index, level in enumerate(levels):
             block = self.within(level.decode_ms)
@@ -111,7 +120,7 @@ class DecodeSide:
         rates = [_link(family) for family in block.families]
         return np.array(rates)[block.family] if len(block) else np.zeros(0)
 
-    def _find(self, limits_ms: Sequence[float]) -> None:
+    def _find(self, limits_ms: Sequence[float], clock: Clock) -> None:
         """Search the best batches for several limits at once."""
         kept: list[list[tuple[IntArray, FloatArray]]] = [[] for _ in self._coarse]
         for limit in limits_ms:
@@ -131,6 +140,7 @@ class DecodeSide:
                 continue
             rows, limit_of = (np.concatenate([pair[side] for pair in rows_of]) for side in (0, 1))
             if rows.size:
+                clock.check()
                 block, found_limit = each.best(rows.astype(np.int64), limit_of)
                 for limit in np.unique(found_limit):
                     blocks[float(limit)].append(block.take(found_limit == limit))
@@ -253,3 +263,19 @@ def rates_rps(server: Server, latencies: Latencies, transfer_bytes: float) -> Fl
         nics = server.site.fabric.scale_out_bytes_per_ms * server.attention_gpus[:, None]
         rate = np.minimum(rate, 1e3 * nics / transfer_bytes)
     return np.asarray(rate)
+
+
+def most_rps_per_gpu(server: Server, targets: Targets) -> float:
+    """Bound on the rate of any of some decode servers over its GPUs, without an SLO; 0 where memory holds no request.
+
+    The rate never falls with the batch: it is that of all the slots that memory holds, or of the last full class.
+    """
+    cap = server.slots_cap(np.full(server.copies.size, DECODE_STEP_TOKENS))
+    held = np.flatnonzero(cap)
+    if not held.size:
+        return 0.0
+    times, cap = DecodeTimes(server.take(held), targets), cap[held]
+    slots = np.asarray(np.stack([cap, last_full(cap, times.server.parts)], axis=1), dtype=float)
+    mean = times.in_flight(slots)
+    rate = 1e3 * mean * times.server.copies[:, None] / np.maximum(times.stay_ms(slots, mean), 1e-9)
+    return float((rate.max(axis=1) / times.server.gpus).max()) * (1.0 + 1e-9)

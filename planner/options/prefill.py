@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.clock import UNLIMITED, Clock
 from planner.costs.linear import FloatArray
 from planner.costs.queueing import largest_utilisation, prefill_wait_ms
 from planner.costs.worker import Worker
@@ -90,6 +91,10 @@ class PrefillSide:
         transfer: what is sent to the decode side.
         rejected: counts of refused workers, by reason.
         prune: whether workers may be dropped for others that fit in their place.
+        clock: looked at between workers; every search takes its own.
+
+    Raises:
+        OutOfTimeError: the clock ran out first, here or in a search.
     """
 
     def __init__(
@@ -100,8 +105,12 @@ class PrefillSide:
         rejected: Counter[str],
         *,
         prune: bool = True,
+        clock: Clock = UNLIMITED,
     ) -> None:
-        tried = [_Tried.of(index, worker) for index, worker in enumerate(workers)]
+        tried = []
+        for index, worker in enumerate(workers):
+            clock.check()
+            tried.append(_Tried.of(index, worker))
         rejected["memory cannot hold weights and one request"] += sum(each.worker.size == 0 for each in tried)
         self._workers, self._targets, self._transfer, self._prune = workers, targets, transfer, prune
         self._tried = _Tried.join(tried)
@@ -116,18 +125,27 @@ class PrefillSide:
         """Rates at which one request's cache can leave some worker, bytes/ms, ascending."""
         return sorted(set(self._link.tolist()))
 
-    def at(self, levels: Sequence[Level], budgets_ms: Sequence[float]) -> OptionBlock:
+    @property
+    def most_rps_per_gpu(self) -> float:
+        """Rate over GPUs of the worker that computes prompts back to back the fastest; 0 without workers."""
+        tried = self._tried
+        gpus = np.array([worker.layout.gpus for worker in self._workers], dtype=float)
+        rate = 1e3 * tried.prompts / tried.time_ms / gpus[tried.worker]
+        return float(rate.max(initial=0.0))
+
+    def at(self, levels: Sequence[Level], budgets_ms: Sequence[float], clock: Clock = UNLIMITED) -> OptionBlock:
         """The options of every level, marked with its index.
 
         Args:
             levels: TTFT levels.
             budgets_ms: time that each leaves to prefill and transfer.
+            clock: of the search.
         """
         keys = [(level.link_bytes_per_ms, budget) for level, budget in zip(levels, budgets_ms, strict=True)]
-        self._find(sorted(set(keys) - self._found.keys()))
+        self._find(sorted(set(keys) - self._found.keys()), clock)
         return OptionBlock.concat([self._found[key].at_level(index) for index, key in enumerate(keys)])
 
-    def _find(self, keys: Sequence[tuple[float, float]]) -> None:
+    def _find(self, keys: Sequence[tuple[float, float]], clock: Clock) -> None:
         """Search the best options for several (link rate, budget) pairs at once."""
         tried, transfer, targets = self._tried, self._transfer, self._targets
         rows_of, room_of, exposed_of = [], [], []
@@ -163,6 +181,7 @@ class PrefillSide:
         best_rate = np.zeros(len(keys) * len(self._workers))
         rivals = np.arange(rows.size)
         while rivals.size:
+            clock.check()
             leader = rivals[_best_of(group[rivals], promise[rivals])]
             solve(leader)
             best_rate[group[leader]] = np.maximum(best_rate[group[leader]], rate[leader])

@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.clock import UNLIMITED, Clock
 from planner.costs.linear import FloatArray
 from planner.costs.queueing import prefill_wait_ms
 from planner.options.block import Family, OptionBlock
@@ -110,6 +111,13 @@ class Rates:
         both = self.mix(*twice(mean, self._times.seen(slots, mean), slots))
         own, seen = both.columns(slice(None, slots.shape[1])), both.columns(slice(slots.shape[1], None))
         return Filled(self, slots, mean * self._copies, own, seen)
+
+    def unhindered(self, slots: FloatArray) -> FloatArray:
+        """Rate that fills the slots if no prompt is computed beside another: no less than any that does."""
+        mean = self._times.in_flight(slots)
+        decode = self.server.decode_step_ms(mean, slots)
+        one = np.maximum(self.server.mixed_step_ms(mean, slots, self.chunks, one_lane=True), decode)
+        return np.asarray(mean * self._copies / (self.chunks * one + self.decode_steps * decode))
 
     def possible(self) -> NDArray[np.bool_]:
         """Whether one request alone meets TTFT and TPOT, shape (n,): without that no batch does."""
@@ -222,6 +230,7 @@ def serve_options(
     *,
     prune: bool = True,
     rival: Rival | None = None,
+    clock: Clock = UNLIMITED,
 ) -> tuple[OptionBlock, float]:
     """The options that can be best, at most one per server and chunk count.
 
@@ -236,16 +245,18 @@ def serve_options(
         rejected: counts of refused options, by reason.
         prune: whether servers may be dropped by bounds (see `planner.options.frontier`).
         rival: what is reached without these servers, to give up early where they cannot reach it together.
+        clock: looked at between families.
 
     Returns:
         The options, and 0; or no options and a bound on the rate that all GPUs reach with them, requests/s.
+
+    Raises:
+        OutOfTimeError: the clock ran out first.
     """
     candidates: list[_Candidates] = []
     for family, server in servers:
-        counts = chunk_counts(server.site.lengths.input)
-        rows = np.arange(server.copies.size).repeat(counts.size)
-        chunks = np.tile(counts, server.copies.size)
-        cap = server.take(rows).slots_cap(server.site.lengths.input / chunks)
+        clock.check()
+        rows, chunks, cap = _held(server)
         rejected["memory cannot hold weights and one request"] += int(np.sum(cap == 0))
         rows, chunks, cap = rows[cap > 0], chunks[cap > 0], cap[cap > 0]
         if rows.size:
@@ -258,7 +269,11 @@ def serve_options(
             if possible.size:
                 candidates.append(every.take(possible))
     for number, points in enumerate(NARROWINGS):
-        candidates = [each.narrowed(points) if number else each.sketched(points) for each in candidates]
+        bounded = []
+        for each in candidates:
+            clock.check()
+            bounded.append(each.narrowed(points) if number else each.sketched(points))
+        candidates = bounded
         if prune:
             candidates = _needed(candidates)
         if rival is not None and candidates:
@@ -266,7 +281,11 @@ def serve_options(
             bound = 1e3 * best * rival.gpus * (1.0 + 1e-9)
             if bound <= rival.rate_rps:
                 return OptionBlock.concat([]), bound
-    return OptionBlock.concat([each.best(rejected) for each in candidates]), 0.0
+    blocks = []
+    for each in candidates:
+        clock.check()
+        blocks.append(each.best(rejected))
+    return OptionBlock.concat(blocks), 0.0
 
 
 @dataclass(frozen=True)
@@ -390,6 +409,30 @@ class _Candidates:
             return OptionBlock.concat([])
         picked = slots[good, chosen[good]]
         return _options(self.family, rates.take(good), picked, rate[good, chosen[good]], self.origin[good])
+
+
+def most_rps_per_gpu(server: Server, targets: Targets) -> float:
+    """Bound on the rate of any of some servers over its GPUs, without an SLO; 0 where memory holds no request.
+
+    It is the one that a bracket up to the last class starts with: the rate at all the slots that memory holds, or at
+    the last full class, if no prompt were in the way of another.
+    """
+    rows, chunks, cap = _held(server)
+    rows, chunks, cap = rows[cap > 0], chunks[cap > 0], cap[cap > 0]
+    if not rows.size:
+        return 0.0
+    rates = Rates(server.take(rows), targets, chunks, 0.0)
+    slots = np.stack([cap, last_full(cap, rates.server.parts)], axis=1)
+    most = rates.unhindered(np.asarray(slots, dtype=float)).max(axis=1)
+    return float((1e3 * most / rates.server.gpus).max()) * (1.0 + 1e-9)
+
+
+def _held(server: Server) -> tuple[IntArray, IntArray, IntArray]:
+    """Row, chunks of a prompt and slots that memory holds (or 0) of every server with every chunk count."""
+    counts = chunk_counts(server.site.lengths.input)
+    rows = np.arange(server.copies.size).repeat(counts.size)
+    chunks = np.tile(counts, server.copies.size)
+    return rows, chunks, server.take(rows).slots_cap(server.site.lengths.input / chunks)
 
 
 def _needed(candidates: list[_Candidates]) -> list[_Candidates]:

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner import api
+from planner.clock import Clock
 from planner.reevaluate import Load, evaluate
 from planner.relax import PRECISION, relaxations, smallest, smallest_index
 from planner.solve import solve
 from planner.space import FULL_SPEED, Space
-from planner.variant import Clock
 from specs import catalog
 from specs.errors import SpecError
 from specs.objective import Objective
