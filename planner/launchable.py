@@ -91,7 +91,7 @@ class Launchable:
 
     def worker(self, mode: Mode, role: Role, pool: ResolvedPool, layout: Layout) -> str | None:
         """Why a worker cannot be launched in a role; None where it can."""
-        return self.worker_facts(mode, role, pool, _worker_facts(self.model, pool, layout))
+        return self.worker_facts(mode, role, pool, _worker_facts(self.model, pool, layout, overlap=layout.overlap))
 
     def worker_facts(self, mode: Mode, role: Role, pool: ResolvedPool, facts: Facts) -> str | None:
         """The same of a worker given by its facts."""
@@ -148,7 +148,7 @@ class Launchable:
                 units.setdefault(pool.unit, {})[pool.role] = pool
                 continue
             where = pools[pool.gpu_pool]
-            facts = _pool_facts(self.model, where, pool)
+            facts = _worker_facts(self.model, where, pool, overlap=pool.microbatches > pool.pp)
             found += [
                 rules.sentence(rule)
                 for rule in self._rules(mode, Subject.WORKER, pool.role, (where,))
@@ -223,8 +223,8 @@ def blocked_by(services: Sequence[Service], plan: Plan) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def placed_apart(deployment: Deployment) -> bool:
-    """Whether attention replicas of a deployment's units may have been placed apart."""
+def has_units(deployment: Deployment) -> bool:
+    """Whether a deployment has AFD units, whose attention replicas may have been placed apart."""
     return any(pool.unit is not None for pool in deployment.pools)
 
 
@@ -259,32 +259,20 @@ def _redundant(model: ModelSpec, expert_slots: int) -> int:
     return expert_slots - moe.experts if moe is not None and expert_slots else 0
 
 
-def _worker_facts(model: ModelSpec, pool: ResolvedPool, layout: Layout) -> dict[str, int]:
+def _worker_facts(model: ModelSpec, pool: ResolvedPool, layout: Layout | PoolPlan, *, overlap: bool) -> dict[str, int]:
+    ranks = layout.ep * layout.moe_tp
+    whole = layout.ep > 1 and layout.moe_tp == 1
     return {
         "tp": layout.tp,
         "dp": layout.dp,
         "ep": layout.ep,
         "moe_tp": layout.moe_tp,
         "pp": layout.pp,
-        "overlap": int(layout.overlap),
+        "overlap": int(overlap),
+        "deepep": int(whole and layout.dp > 1 and (overlap or ranks > pool.scale_up_domain)),
         "redundant_experts": _redundant(model, layout.expert_slots),
-        "gpus": layout.gpus,
+        "gpus": layout.tp * layout.dp * layout.pp,
         "rank_gpus": layout.tp * layout.pp,
-        "node_gpus": pool.gpus_per_node,
-    }
-
-
-def _pool_facts(model: ModelSpec, pool: ResolvedPool, planned: PoolPlan) -> dict[str, int]:
-    return {
-        "tp": planned.tp,
-        "dp": planned.dp,
-        "ep": planned.ep,
-        "moe_tp": planned.moe_tp,
-        "pp": planned.pp,
-        "overlap": int(planned.microbatches > planned.pp),
-        "redundant_experts": _redundant(model, planned.expert_slots),
-        "gpus": planned.gpus_per_replica,
-        "rank_gpus": planned.tp * planned.pp,
         "node_gpus": pool.gpus_per_node,
     }
 

@@ -41,7 +41,7 @@ class Subject(StrEnum):
 FACTS = {
     Subject.MODE: frozenset[str](),
     Subject.WORKER: frozenset(
-        {"tp", "dp", "ep", "moe_tp", "pp", "overlap", "redundant_experts", "gpus", "rank_gpus", "node_gpus"}
+        {"tp", "dp", "ep", "moe_tp", "pp", "overlap", "deepep", "redundant_experts", "gpus", "rank_gpus", "node_gpus"}
     ),
     Subject.UNIT: frozenset(
         {
@@ -61,7 +61,8 @@ FACTS = {
     ),
 }
 """Whole numbers that a rule may compare. `redundant_experts` are the expert slots beyond the experts, `rank_gpus` the
-GPUs of one attention DP rank with all its pipeline stages, `overlap` is 1 with two-batch overlap, `..._node_gpus` are
+GPUs of one attention DP rank with all its pipeline stages, `overlap` is 1 with two-batch overlap, `deepep` is 1 where
+DeepEP exchanges tokens (whole experts over DP ranks, beyond one scale-up domain or with overlap), `..._node_gpus` are
 GPUs of one node of the pool, `gpu_types` counts those of a unit."""
 
 OPERATIONS = frozenset({"==", "<=", ">=", "in", "multiple_of"})

@@ -46,12 +46,14 @@ class Arguments:
         given: flags by main spelling.
         positional: words without a flag.
         place: of the command.
+        words: all of them, as they were given.
     """
 
     program: Program
     given: Mapping[str, Argument]
     positional: tuple[Spoken, ...]
     place: Place
+    words: tuple[Spoken, ...] = ()
 
     def argument(self, concept: str) -> Argument | None:
         """The flag of a concept, where it was given."""
@@ -122,7 +124,7 @@ def read_arguments(
     while at < len(words):
         word = words[at]
         at += 1
-        if not _is_flag(word.value):
+        if not is_flag(word.value):
             positional.append(word)
             continue
         spelling, equals, value = word.value.partition("=")
@@ -131,13 +133,13 @@ def read_arguments(
             near = get_close_matches(spelling, program.spellings, n=1)
             hint = f"; nearest is {near[0]}" if near else ""
             findings.wrong(RULE, word.place, f"is no flag of {_title(program)}{hint}", spelling[:100])
-            while at < len(words) and not equals and not _is_flag(words[at].value):
+            while at < len(words) and not equals and not is_flag(words[at].value):
                 at += 1  # its values belong to nothing
             continue
         flag = program.flags[name]
         negated = spelling != name and spelling.startswith(("--no-", "--disable-"))
         values: list[Spoken] = [Fact(value, word.place)] if equals else []
-        while not equals and at < len(words) and not _is_flag(words[at].value) and _takes(flag, negated, len(values)):
+        while not equals and at < len(words) and not is_flag(words[at].value) and _takes(flag, negated, len(values)):
             values.append(words[at])
             at += 1
         earlier = given.get(name)
@@ -157,14 +159,14 @@ def read_arguments(
         expected = f"{program.positional} word{'s' * (program.positional != 1)} without a flag"
         shown = ", ".join(repr(word.value[:60]) for word in positional[:4]) or "none"
         findings.wrong(RULE, where, f"{_title(program)} takes {expected}, got {shown}")
-    return Arguments(program, given, tuple(positional), place)
+    return Arguments(program, given, tuple(positional), place, tuple(words))
 
 
 def _title(program: Program) -> str:
     return " ".join(program.command)
 
 
-def _is_flag(word: str) -> bool:
+def is_flag(word: str) -> bool:
     """Whether a word is a flag: a negative number is none."""
     return len(word) > 1 and word.startswith("-") and not (word[1].isdecimal() or word[1] == ".")
 

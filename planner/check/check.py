@@ -17,9 +17,11 @@ from planner.check.report import Report
 from planner.check.rules.addresses import check_addresses, check_alike, check_units
 from planner.check.rules.cluster_fit import check_fit, check_overlaps
 from planner.check.rules.counts import check_counts, check_role
-from planner.check.rules.launchable import check_launchable
+from planner.check.rules.launchable import Component, check_launchable
+from planner.check.rules.listed import check_listed
 from planner.check.rules.memory import check_memory, check_share
 from planner.check.rules.node_pools import check_node_pools
+from planner.check.rules.parser import check_parsers
 from planner.check.rules.plan_match import check_match, match
 from planner.check.rules.ports import check_ports, check_routers
 from planner.check.rules.transfers import check_transfers
@@ -65,8 +67,11 @@ def check_files(
     plan: Plan | None = None,
     scenario: Scenario | None = None,
     crds: Path | None = None,
+    parsers: bool = True,
 ) -> Report:
     """Check files that were read; `name` is that of their folder in errors.
+
+    `parsers` says whether installed engines are asked to read the commands, which takes them seconds to start.
 
     Raises:
         SpecError: as `check`.
@@ -83,11 +88,14 @@ def check_files(
     for reader in readers:
         found: Fleet = reader.read(read)
         fleet.add(found)
+    check_listed(read, findings)
     for file in sorted(read.files.keys() - read.read):
         if file.rpartition("/")[2] in TEXTS:
             findings.skip(file, "text", "is for people")
         elif not read.refuse_unreadable(file):
             findings.wrong("file", Place(file), "is no launch file that is known, and nothing refers to it")
+    if parsers:
+        check_parsers([process for instance in fleet.instances for process in instance.processes], findings)
     matched = _check_fleet(fleet, wanted, pools, files[0].name if files else "", findings)
     return Report(
         ok=not findings.violations,
@@ -144,10 +152,16 @@ def _check_fleet(
             check_match(name, components[name], first[name], pool, findings)
     kinds = {name: said["gpu"] for name, said in fleet.nodes.items() if "gpu" in said}
     pool_of = {name: _pool(instances[0], matched.get(name), pools) for name, instances in components.items()}
+    deployments: dict[str, list[Component]] = {}
     for name, instances in components.items():
         gpu = _gpu(instances[0], pool_of[name], pools, kinds)
         check_memory(instances[0], first[name], gpu, matched.get(name), findings)
-        check_launchable(instances[0], first[name], gpu, matched.get(name), findings)
+        service = instances[0].service.value if instances[0].service is not None else name
+        node_gpus = _node_gpus(pool_of[name], pools, fleet)
+        member = Component(instances[0], first[name], gpu, node_gpus, matched.get(name))
+        deployments.setdefault(service, []).append(member)
+    for deployed in deployments.values():
+        check_launchable(deployed, findings)
     check_node_pools(fleet, wanted, pools, findings)
     if pools is not None:
         check_fit(fleet, pool_of, pools, findings)
@@ -163,6 +177,14 @@ def _pool(instance: Instance, wanted: Expected | None, pools: dict[str, Resolved
         if len(alike) == 1:
             return alike[0]
     return wanted.pool.name if wanted is not None else None
+
+
+def _node_gpus(pool: str | None, pools: dict[str, ResolvedPool] | None, fleet: Fleet) -> int | None:
+    """GPUs of one node of a pool, from the cluster or from the files; None where neither says."""
+    if pools is not None and pool in pools:
+        return pools[pool].gpus_per_node
+    said = fleet.nodes.get(pool or "", {}).get("gpus_per_node")
+    return said.value if said is not None and type(said.value) is int else None
 
 
 def _gpu(

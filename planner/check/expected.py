@@ -83,8 +83,9 @@ class Expected:
 
     @property
     def rank_prompt_tokens(self) -> int:
-        """Prompt tokens of a step on one DP rank."""
-        return math.ceil(self.plan.chunk_tokens / self.plan.dp)
+        """Prompt tokens of a step on one DP rank; a prefill batch smaller than the ranks lies on as many of them."""
+        ranks = min(self.plan.batch, self.plan.dp) if self.role is Role.PREFILL else self.plan.dp
+        return math.ceil(self.plan.chunk_tokens / ranks)
 
     @property
     def redundant(self) -> int:

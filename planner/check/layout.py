@@ -182,6 +182,8 @@ def _vllm(read: _Read) -> Layout:
     read.inner("draft_method", "speculative_config", "method")
     read.inner("transfer", "kv_transfer_config", "kv_connector")
     read.inner("transfer_role", "kv_transfer_config", "kv_role")
+    read.whole("overlap_from", "overlap_decode_tokens")
+    read.whole("overlap_prompts_from", "overlap_prefill_tokens")
     afd = read.inner("afd", "additional_config", "afd")
     role = None
     if isinstance(afd, dict):
@@ -189,10 +191,10 @@ def _vllm(read: _Read) -> Layout:
             read.inner(f"afd_{key}", "additional_config", "afd", key)
         role = {"attention": Role.ATTENTION, "ffn": Role.FFN}.get(str(afd.get("role")))
         read.inner("graph_mode", "compilation_config", "cudagraph_mode")
+        read.values["graph_limit"], read.places["graph_limit"] = read.values["graph_size"], read.places["graph_size"]
         sizes = read.inner("graph_sizes", "compilation_config", "cudagraph_capture_sizes")
         read.values["graph_size"] = sizes[0] if isinstance(sizes, list) and len(sizes) == 1 else None
         read.places["graph_size"] = read.places["graph_sizes"]
-        read.whole("overlap_from", "overlap_decode_tokens")
         runner = read.process.env.get(read.process.table.environment.get("model_runner", ""))
         read.values["model_runner"] = runner.value if runner is not None else None
     return read.layout(shards, nodes, role)
@@ -223,7 +225,9 @@ def _sglang(read: _Read) -> Layout:
     nodes = read.degree("nodes", "nodes")
     total = read.whole("total_sequences", "max_sequences")
     read.places["sequences"] = read.places["total_sequences"]
-    read.values["sequences"] = None if total is None else -(-total // dp)
+    # A prefill server's requests stay until their caches have arrived; its batch has a limit of its own, per rank.
+    prompts = read.whole("prompts", "max_prompts")
+    read.values["sequences"] = prompts if prompts is not None else None if total is None else -(-total // dp)
     chunk = read.whole("total_chunk", "max_prompt_tokens")
     read.places["chunk"] = read.places["total_chunk"]
     read.values["chunk"] = None if chunk is None else chunk // dp
@@ -247,11 +251,33 @@ def _sglang(read: _Read) -> Layout:
     read.whole("bootstrap_port", "bootstrap_port")
     side = read.values["disaggregation"]
     role = {"prefill": Role.PREFILL, "decode": Role.DECODE}.get(str(side))
+    if arguments.program.has("afd_role"):
+        role = _sglang_afd(read) or role
+        if role is Role.ATTENTION and arguments.argument("expert_parallel") is None:
+            ep, moe_tp = width, 1  # it holds no experts, and their degrees are the other side's
     dispatch = read.process.env.get(read.process.table.environment.get("dispatch_tokens", ""))
     if dispatch is not None:
         read.values["dispatch_tokens"] = int(dispatch.value) if dispatch.value.isdecimal() else dispatch.value
         read.places["dispatch_tokens"] = dispatch.place
     return read.layout(Shards(tp, dp, ep, moe_tp, pp), nodes, role)
+
+
+def _sglang_afd(read: _Read) -> Role | None:
+    """The side of an AFD unit, and where it meets the other."""
+    arguments = read.process.arguments
+    read.word("afd_role", "afd_role")
+    read.word("afd_connector", "afd_transfer")
+    read.switch("no_graphs", "no_graphs")
+    read.switch("no_overlap", "no_overlap_schedule")
+    host, _, port = (arguments.text("afd_meeting") or "").rpartition(":")
+    read.places["afd_host"] = read.places["afd_port"] = arguments.place_of("afd_meeting")
+    read.values["afd_host"] = host or None
+    read.values["afd_port"] = int(port) if port.isdecimal() and len(port) < 6 else None
+    scheduler = read.process.env.get(read.process.table.environment.get("afd_scheduler_port", ""))
+    if scheduler is not None:
+        read.values["afd_scheduler_port"] = int(scheduler.value) if scheduler.value.isdecimal() else scheduler.value
+        read.places["afd_scheduler_port"] = scheduler.place
+    return {"attention": Role.ATTENTION, "ffn": Role.FFN}.get(str(read.values["afd_role"]))
 
 
 def _trtllm(read: _Read) -> Layout:

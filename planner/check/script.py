@@ -1,6 +1,7 @@
 """A launch script as blocks of fixed lines and the few commands between them that differ.
 
-A line that is neither is a violation: what a script does besides cannot be counted.
+A line that is neither is a violation, unless it changes nothing (`planner.check.asides`): what a script does besides
+cannot be counted.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
+from planner.check.asides import without_asides
 from planner.check.findings import Findings
 from planner.check.place import Place
 from planner.check.shell import Command, read_shell
@@ -21,7 +23,9 @@ def _block(text: str) -> tuple[Command, ...]:
 
 
 def without_blocks(commands: Sequence[Command], blocks: Sequence[str], file: str, findings: Findings) -> list[Command]:
-    """The commands that are left once blocks of lines are taken out; a block that is not there is a violation.
+    """The commands that are left without blocks of lines, and without those that change nothing.
+
+    A block that is not there is a violation.
 
     Args:
         commands: of the script.
@@ -42,7 +46,7 @@ def without_blocks(commands: Sequence[Command], blocks: Sequence[str], file: str
             findings.wrong(RULE, place, f"lacks the lines that start with {first[:80]!r}, or they were changed")
         else:
             del left[start : start + len(shapes)]
-    return left
+    return without_asides(left, findings)
 
 
 def _starts(commands: Sequence[Command], shapes: Sequence[tuple[object, ...]]) -> Iterator[int]:

@@ -43,11 +43,6 @@ class Process:
         first = " ".join([*(["env", *variables] if variables else []), *lines[0]])
         return f" \\\n{indent}".join([first, *(" ".join(line) for line in lines[1:])])
 
-    @property
-    def is_literal(self) -> bool:
-        """Whether no word needs a shell."""
-        return not any(isinstance(word, Shell | Bare) for word in (*self.words, *self.env.values()))
-
 
 class Words:
     """Collects the words of one program from concepts, in the order they are added."""

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from specs.catalog import model as catalogue_model
 from specs.errors import SpecError
@@ -52,9 +53,22 @@ class Component:
 
     @property
     def weights(self) -> str:
-        """What the engine is told to load: a Hugging Face id, or the folder of a `config.json`."""
-        path = self.service.model
-        return path.removesuffix("config.json").rstrip("/") or "." if path.endswith("config.json") else path
+        """What the engine is told to load: a Hugging Face id, or the folder of a `config.json`.
+
+        Raises:
+            SpecError: the model is described by a JSON file of another name, beside which no engine looks for weights.
+        """
+        name = self.service.model
+        path = PurePath(name)
+        if path.suffix != ".json":
+            return name
+        if path.name != "config.json":
+            raise SpecError(
+                f"{self.name}: engines load a folder by its config.json, and this is named {path.name!r}; accepted: "
+                "a Hugging Face id, a config.json or the folder that holds one",
+                field="model",
+            )
+        return str(path.parent)
 
     @property
     def instances(self) -> int:
@@ -77,11 +91,6 @@ class Component:
     def instance_gpus(self) -> int:
         """GPUs of one instance."""
         return self.plan.gpus_per_replica * self.replicas_per_instance
-
-    @property
-    def total_gpus(self) -> int:
-        """GPUs of all instances."""
-        return self.plan.gpus
 
     @property
     def nodes(self) -> int:

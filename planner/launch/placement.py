@@ -126,6 +126,8 @@ def _pieces(side: Component, instance: int, *, whole: bool) -> Iterator[_Piece]:
 
 def _seats(pool: ResolvedPool, blocks: Sequence[_Block]) -> list[Seat] | None:
     """Seats of the blocks, or None where they do not fit."""
+    if not blocks:
+        return []  # an idle pool may have very many nodes
     assigned = _to_domains(pool, sorted(blocks, key=lambda block: -block.gpus))
     if assigned is None:
         return None

@@ -1,40 +1,13 @@
-"""The commands of a launch: one per engine process and one per router. All targets take theirs from here."""
+"""The command of an engine process. All targets take theirs from here."""
 
 from __future__ import annotations
 
-from planner.launch.address import Address, Ports
-from planner.launch.command import Process, Word
+from planner.launch.address import Address
+from planner.launch.command import Process
 from planner.launch.component import Component
-from planner.launch.refusal import refuse
-from planner.launch.router import entry_roles, router_process
-from planner.launch.shell import Bare, Shell, quote
-from specs.engine_table import EngineTable, engine_table
+from specs.engine_table import EngineTable
 from specs.errors import SpecError
 from specs.service import Engine
-
-__all__ = [
-    "Address",
-    "Bare",
-    "Ports",
-    "Process",
-    "Shell",
-    "Word",
-    "engine_process",
-    "entry_roles",
-    "quote",
-    "refuse",
-    "router_process",
-    "table_for",
-]
-
-
-def table_for(component: Component, version: str | None = None) -> EngineTable:
-    """The flag table of a component: of `version`, or of the engine's default for the component's mode.
-
-    Raises:
-        SpecError: there is no table of this version; the nearest is named.
-    """
-    return engine_table(component.service.engine, version, mode=component.mode)
 
 
 def engine_process(

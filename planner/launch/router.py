@@ -16,6 +16,8 @@ MIXED, PREFILL, DECODE = "mixed", "prefill", "decode"
 """Kinds of backend."""
 POLICY = "round_robin"
 """Instances of a pool are alike, and the plan spreads requests evenly."""
+START_SECONDS = 3600
+"""Time given to an engine to download, load and compile before whoever waits for it gives up."""
 
 
 def router_process(
@@ -64,6 +66,7 @@ def _start(table: EngineTable, port: int) -> Words:
     words = Words(table.router)
     words.add("host", "0.0.0.0")
     words.add("port", port)
+    words.add("startup_timeout", START_SECONDS)
     return words
 
 
@@ -105,4 +108,5 @@ def _trtllm(
     }
     words = Words(table.router)
     words.add("config", file if config_dir == "." else f"{config_dir}/{file}")
+    words.add("startup_timeout", START_SECONDS)
     return Process(words.words, files={file: yaml.safe_dump(document, sort_keys=False)})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from planner.launch.component import Component
 from specs.errors import SpecError
 from specs.model import MoeFfn, Precision
-from specs.plan import UNIT_ROLES, Role
+from specs.plan import UNIT_ROLES, PoolPlan, Role
 from specs.service import Mode
 
 WORKER_ROLES = frozenset({Role.MIXED, Role.PREFILL, Role.DECODE})
@@ -25,12 +25,13 @@ class Settings:
     Args:
         rank_sequences: most requests in flight on one DP rank, over all its micro-batches and pipeline stages.
         rank_decode_tokens: tokens of a decode step on one DP rank, drafts included.
-        rank_prompt_tokens: prompt tokens of one step on one DP rank; 0 where the role computes none.
+        rank_prompt_tokens: prompt tokens of one step on the fullest DP rank; 0 where the role computes none.
         drafts: tokens drafted per step.
         experts: routed experts of a layer; 0 for a dense model.
         redundant_experts: copies beyond one of each.
         overlap: whether communication overlaps computation in two batches (not AFD's micro-batches).
-        crosses_domain: whether experts are spread over more GPUs than one scale-up domain holds.
+        deepep: whether DeepEP exchanges the tokens of experts: they lie beyond one scale-up domain, or overlap needs
+            its kernels, which leave most of the GPU to computation.
         hands_over: whether the instance passes KV cache on, or receives it.
     """
 
@@ -41,7 +42,7 @@ class Settings:
     experts: int
     redundant_experts: int
     overlap: bool
-    crosses_domain: bool
+    deepep: bool
     hands_over: bool
 
     @property
@@ -62,17 +63,24 @@ def settings_of(component: Component) -> Settings:
     drafts = _drafts(component)
     sequences = math.ceil(component.sequences / component.dp)
     decoding = role in DECODING_ROLES
+    overlap = role in WORKER_ROLES and plan.microbatches > plan.pp
+    crosses = plan.ep * plan.moe_tp > component.pool.scale_up_domain
     return Settings(
         rank_sequences=sequences,
         rank_decode_tokens=sequences * (1 + drafts) if decoding else 0,
-        rank_prompt_tokens=math.ceil(plan.chunk_tokens / plan.dp),
+        rank_prompt_tokens=math.ceil(plan.chunk_tokens / _prompt_ranks(plan)),
         drafts=drafts if decoding else 0,
         experts=experts,
         redundant_experts=max(plan.expert_slots - experts, 0) if experts else 0,
-        overlap=role in WORKER_ROLES and plan.microbatches > plan.pp,
-        crosses_domain=plan.ep > 1 and plan.ep * plan.moe_tp > component.pool.scale_up_domain,
+        overlap=overlap,
+        deepep=plan.ep > 1 and plan.moe_tp == 1 and component.dp > 1 and (crosses or overlap),
         hands_over=component.mode in DISAGGREGATED_MODES and role is not Role.FFN,
     )
+
+
+def _prompt_ranks(plan: PoolPlan) -> int:
+    """DP ranks that share the prompt tokens of a step: a prefill worker puts each of its prompts on one rank."""
+    return min(plan.batch, plan.dp) if plan.role is Role.PREFILL else plan.dp
 
 
 def _drafts(component: Component) -> int:

@@ -16,6 +16,9 @@ from specs.service import Mode
 
 PAGE_TOKENS = 64
 """Chunks are whole KV pages, and no attention backend has larger ones by default."""
+BATCHES_IN_TRANSFER = 3
+"""A prefill server counts a request until its cache has arrived: room for the batch that is computed and so many behind
+it, so that prefill goes on while transfers take up to three times as long as a step."""
 MICROBATCHES = 2
 
 
@@ -73,7 +76,11 @@ def _start(component: Component, table: EngineTable, address: Address) -> Words:
 
 def _sizes(words: Words, component: Component, sizes: Settings, dp: int) -> None:
     words.add("max_model_len", component.max_model_len)
-    words.add("max_sequences", sizes.rank_sequences * dp)
+    batches = 1
+    if component.role is Role.PREFILL:
+        words.add("max_prompts", sizes.rank_sequences)
+        batches += BATCHES_IN_TRANSFER if sizes.hands_over else 0
+    words.add("max_sequences", batches * sizes.rank_sequences * dp)
     if sizes.rank_prompt_tokens:
         chunk = math.ceil(sizes.rank_prompt_tokens / PAGE_TOKENS) * PAGE_TOKENS
         # The server divides the chunk among its DP ranks, but not the budget of one prefill batch.
@@ -114,17 +121,15 @@ def _experts(words: Words, env: dict[str, str], component: Component, table: Eng
             raise refuse(component, "two-batch overlap without data-parallel attention", ())
         return
     words.add("expert_parallel", plan.ep)
-    if (sizes.crosses_domain or sizes.overlap) and component.dp > 1:
-        if plan.moe_tp > 1:
-            if sizes.overlap:
-                raise refuse(component, "two-batch overlap with tensor-parallel experts", ())
-        else:
-            words.choose("expert_exchange", "far")
-            words.choose("expert_exchange_mode", component.role.value)
-            if component.role is not Role.PREFILL:
-                env[table.variable("dispatch_tokens")] = str(sizes.rank_decode_tokens)
-    elif sizes.overlap:
+    if sizes.overlap and component.dp == 1:
         raise refuse(component, "two-batch overlap without data-parallel attention", ())
+    if sizes.overlap and plan.moe_tp > 1:
+        raise refuse(component, "two-batch overlap with tensor-parallel experts", ())
+    if sizes.deepep:
+        words.choose("expert_exchange", "far")
+        words.choose("expert_exchange_mode", component.role.value)
+        if component.role is not Role.PREFILL:
+            env[table.variable("dispatch_tokens")] = str(sizes.rank_decode_tokens)
     if sizes.redundant_experts:
         words.add("expert_balance")
         words.add("redundant_experts", sizes.redundant_experts)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from planner.launch.address import Address
 from planner.launch.command import Process, Words
 from planner.launch.component import Component
 from planner.launch.refusal import refuse
-from planner.launch.settings import Settings, checkpoint_note, is_afd, settings_of, static_memory_share
+from planner.launch.settings import Settings, checkpoint_note, conversion, is_afd, settings_of, static_memory_share
 from specs.engine_table import EngineTable, Flag
 from specs.errors import SpecError
-from specs.model import Precision
+
+BLOCK_TOKENS = 32
+"""Chunks end at KV blocks, of so many tokens by default."""
 
 
 def trtllm_process(component: Component, table: EngineTable, address: Address, config_dir: str) -> Process:
@@ -35,10 +38,10 @@ def trtllm_process(component: Component, table: EngineTable, address: Address, c
     spans = component.nodes > 1
     launched = (*table.programs["launcher"].command, *words.words) if spans else words.words
     notes = [checkpoint_note(component)]
-    if component.model.native_precision is Precision.BF16 and component.service.precision is Precision.FP8:
+    if conversion(component) is not None:
         notes = [
-            "The plan is for fp8 weights, and TensorRT-LLM reads them from the checkpoint: name an FP8 checkpoint of "
-            f"{component.model.id} in the scenario"
+            f"The plan is for {component.service.precision.value} weights, and TensorRT-LLM reads them from the "
+            f"checkpoint: name an FP8 checkpoint of {component.model.id} in the scenario"
         ]
     return Process(
         launched,
@@ -59,7 +62,8 @@ def _settings(component: Component, table: EngineTable, sizes: Settings) -> dict
             "(its attention is either all data-parallel or all tensor-parallel)",
             ("vllm", "sglang"),
         )
-    step_tokens = max(sizes.rank_step_tokens, sizes.rank_sequences)
+    prompt_tokens = math.ceil(sizes.rank_prompt_tokens / BLOCK_TOKENS) * BLOCK_TOKENS
+    step_tokens = max(prompt_tokens + sizes.rank_decode_tokens, sizes.rank_sequences)
     settings: dict[str, Any] = {
         "tensor_parallel_size": plan.tp * component.dp,
         "pipeline_parallel_size": plan.pp,

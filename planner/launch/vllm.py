@@ -114,17 +114,25 @@ def _experts(words: Words, component: Component, sizes: Settings) -> None:
         )
     words.add("expert_parallel")
     if component.dp > 1:
-        # Dual-batch overlap needs an exchange that leaves most SMs free, whatever the fabric.
-        exchange = _exchange(component.role) if sizes.crosses_domain or sizes.overlap else "near"
-        words.choose("expert_exchange", exchange)
+        words.choose("expert_exchange", _exchange(component, sizes))
     if sizes.redundant_experts:
         words.add("expert_balance")
         words.add_json("expert_balance_config", {"num_redundant_experts": sizes.redundant_experts})
 
 
-def _exchange(role: Role) -> str:
-    """Latency matters where every step is a small one."""
-    return "far_decode" if role is Role.DECODE else "far_prefill"
+def _exchange(component: Component, sizes: Settings) -> str:
+    """The exchange of experts' tokens, which is one for all steps of an engine.
+
+    DeepEP's high throughput turns CUDA graphs off, and its low latency sets aside buffers that a prompt's tokens
+    outgrow, so that workers with both kinds of steps keep to all-gather.
+    """
+    if not sizes.deepep:
+        return "near"
+    if component.role is not Role.MIXED:
+        return "far_decode" if component.role is Role.DECODE else "far_prefill"
+    if sizes.overlap:
+        raise refuse(component, "two-batch overlap of prompts and decoding in one worker", ("sglang",))
+    return "near"
 
 
 def _overlap(words: Words, component: Component, sizes: Settings) -> None:
@@ -135,7 +143,14 @@ def _overlap(words: Words, component: Component, sizes: Settings) -> None:
         raise refuse(component, f"{plan.microbatches} micro-batches (two, per pipeline stage, is the most)", ())
     if plan.ep == 1 or component.dp == 1:
         raise refuse(component, "two-batch overlap without expert parallelism over DP ranks", ("sglang",))
+    _split_every_step(words)
+
+
+def _split_every_step(words: Words) -> None:
+    """Two micro-batches from the smallest step on, as the plan prices every step."""
     words.add("overlap")
+    words.add("overlap_decode_tokens", MICROBATCHES)
+    words.add("overlap_prefill_tokens", MICROBATCHES)
 
 
 def _sizes(words: Words, component: Component, sizes: Settings) -> None:
@@ -202,9 +217,7 @@ def _afd(
     tokens = settings_of(attention).rank_decode_tokens
     words.add_json("compilation_config", {"cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": [tokens]})
     if attention.plan.microbatches == MICROBATCHES:
-        words.add("overlap")
-        # From the smallest step on: the plan prices every step in two micro-batches.
-        words.add("overlap_decode_tokens", MICROBATCHES)
+        _split_every_step(words)
     ffn_host = address.leader if component.role is Role.FFN else address.peers.get("ffn", address.leader)
     ports = address.ports if component.role is Role.FFN else address.peer_ports.get("ffn", address.ports)
     words.add_json(

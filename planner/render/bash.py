@@ -6,9 +6,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-DEVICES = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "HIP_VISIBLE_DEVICES", "huawei": "ASCEND_RT_VISIBLE_DEVICES"}
-"""The variable that says which GPUs a process sees, by vendor."""
-
 SHEBANG = "#!/usr/bin/env bash"
 STRICT = "set -euo pipefail"
 TO_FOLDER = 'cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."'
@@ -20,15 +17,22 @@ LOAD_HOSTS = ("set -a", "# shellcheck source=/dev/null", "source ./hosts.env", "
 JOIN = (
     "status=0",
     "while ((${#running[@]})); do",
-    "  code=0",
-    '  wait -n -p ended "${!running[@]}" || code=$?',
-    '  echo "${running[$ended]} ended with status $code" >&2',
-    '  unset "running[$ended]"',
-    "  ((code == 0)) || status=1",
+    '  for process in "${!running[@]}"; do',
+    '    if kill -0 "$process" 2>/dev/null; then continue; fi',
+    "    code=0",
+    '    wait "$process" || code=$?',
+    '    echo "${running[$process]} ended with status $code" >&2',
+    '    unset "running[$process]"',
+    "    ((code == 0)) || status=1",
+    "  done",
+    "  if ((${#running[@]})); then sleep 1; fi",
     "done",
     'exit "$status"',
 )
-"""Wait for everything in `running` (process id -> name), report each end, and fail if one has failed."""
+"""Wait for everything in `running` (process id -> name), report each end, and fail if one has failed.
+
+Asking each second works from bash 4.4 on; to be told which process ended takes bash 5.1.
+"""
 
 STOP = (
     "trap 'kill \"${!running[@]}\" 2>/dev/null || true' EXIT",

@@ -1,71 +1,54 @@
 """Dynamo: one DynamoGraphDeployment (`nvidia.com/v1beta1`) per deployment.
 
 The operator tells the nodes of an instance where they find one another (ai-dynamo/dynamo, deploy/operator/internal/
-dynamo, `backend_vllm.go`, `backend_sglang.go`, `backend_trtllm.go`), and Dynamo's workers are reached through its own
-runtime, not over HTTP: both kinds of flags are therefore left out. All other flags of the engines are taken as they are
-(docs.nvidia.com/dynamo, v1.6, Backends: "also accepts every native argument").
+dynamo, `backend_vllm.go`, `backend_sglang.go`, `backend_trtllm.go`), and requests reach Dynamo's workers through its
+own runtime, not over HTTP: both kinds of flags are therefore left out. SGLang keeps its host, at which the server that
+decode asks for its prefill listens (ai-dynamo/dynamo, examples/backends/sglang/deploy/disagg.yaml). All other flags of
+the engines are taken as they are (docs.nvidia.com/dynamo, v1.6, Backends).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from planner.launch.address import Address
 from planner.launch.command import Process
 from planner.launch.component import Component, DeploymentLaunch, Launch
 from planner.launch.process import engine_process
 from planner.render import kubernetes
+from planner.render.given import given_flags
 from planner.render.kubernetes import Manifest
-from specs.engine_table import EngineTable, Program, default_version, engine_table, versions
+from planner.render.tables import Tables
+from specs.engine_table import EngineTable, default_version, engine_table, versions
 from specs.errors import SpecError
+from specs.launchers import launchers
 from specs.plan import Role
 from specs.service import Engine, Mode
 
-RELEASE = "1.6.1"
-HOLDS = {Engine.VLLM: "0.31.0", Engine.SGLANG: "0.5.21", Engine.TRTLLM: "1.3.0rc29"}
-"""Engine versions in the images of that release (docs.nvidia.com/dynamo/v1.6.1/reference/compatibility)."""
 MAX_COMPONENTS = 25
 HTTP_PORT = 8000
 NAME_LENGTH = 20
 """Longest name of a graph: Grove allows 45 characters for the names of graph, component and pod clique together."""
 
-_IMAGES = {Engine.VLLM: "vllm-runtime", Engine.SGLANG: "sglang-runtime", Engine.TRTLLM: "tensorrtllm-runtime"}
-_OPERATOR = frozenset(
-    {
-        "host",
-        "port",
-        "headless",
-        "nodes",
-        "node_rank",
-        "master_host",
-        "master_port",
-        "rendezvous",
-        "data_parallel_local",
-        "data_parallel_address",
-        "data_parallel_port",
-        "data_parallel_start",
-    }
-)
-"""Concepts that the operator sets, or that Dynamo's workers have no use for."""
 
-
-def files(launch: Launch, table_of: Callable[[Engine], EngineTable]) -> dict[str, str]:
+def files(launch: Launch, table_of: Tables) -> dict[str, str]:
     """Manifests by file name.
 
     Raises:
         SpecError: Dynamo cannot launch a deployment.
     """
     return {
-        f"{deployment.name}.yaml": _manifest(deployment, launch, _table(deployment.service.engine, table_of))
+        f"{deployment.name}.yaml": _manifest(deployment, launch, _table(deployment, table_of))
         for deployment in launch.deployments
     }
 
 
-def _table(engine: Engine, table_of: Callable[[Engine], EngineTable]) -> EngineTable:
+def _table(deployment: DeploymentLaunch, table_of: Tables) -> EngineTable:
     """The flags of the version in Dynamo's image where there is a table of it and no other version was asked for."""
-    table, held = table_of(engine), HOLDS[engine]
+    engine = deployment.service.engine
+    table, held = table_of(engine, mode=deployment.mode), launchers().dynamo.holds[engine]
     unasked = table.version == default_version(engine)
     return engine_table(engine, held) if unasked and held in versions(engine) else table
 
@@ -85,7 +68,9 @@ def _manifest(deployment: DeploymentLaunch, launch: Launch, table: EngineTable) 
     counts = Counter(component.role for component in deployment.components)
     seen: Counter[Role] = Counter()
     components, configs = [_frontend(table)], list[Manifest]()
-    notes = [f"Flags of {table.title}; Dynamo {RELEASE} holds {table.engine.value} {HOLDS[table.engine]}"]
+    dynamo = launchers().dynamo
+    held = f"Dynamo {dynamo.version} holds {table.engine.value} {dynamo.holds[table.engine]}"
+    notes = [f"Flags of {table.title}; {held}", *kubernetes.notes(deployment)]
     for component in deployment.components:
         seen[component.role] += 1
         kind = _type(component)
@@ -106,11 +91,12 @@ def _manifest(deployment: DeploymentLaunch, launch: Launch, table: EngineTable) 
 
 
 def _frontend(table: EngineTable) -> Manifest:
+    program = launchers().dynamo.frontend
     container = {
         "name": "main",
         "image": _image(table),
-        "command": ["python3", "-m", "dynamo.frontend"],
-        "args": ["--http-port", str(HTTP_PORT), "--router-mode", "round-robin"],
+        "command": list(program.command),
+        "args": [*program.words("port", HTTP_PORT), *program.words("policy", program.value("policy", "even"))],
         "env": kubernetes.common_env(),
         "ports": [{"name": "http", "containerPort": HTTP_PORT}],
         "volumeMounts": [{"name": kubernetes.MODEL_VOLUME, "mountPath": kubernetes.MODEL_PATH}],
@@ -128,7 +114,7 @@ def _worker(
         component,
         name="main",
         image=_image(table),
-        command=["python3", "-m", f"dynamo.{table.engine.value}"],
+        command=launchers().dynamo.workers[table.engine].command,
         args=[*_arguments(component, table, process), *_disaggregation(component, table)],
         env=[{"name": key, "value": str(value)} for key, value in _environment(component, table, process)],
         ports={},
@@ -162,39 +148,24 @@ def _check_nodes(component: Component) -> None:
 
 def _arguments(component: Component, table: EngineTable, process: Process) -> Iterator[str]:
     """The engine's flags that are left to a worker."""
-    if table.engine is Engine.TRTLLM:
-        # Dynamo's TensorRT-LLM worker reads the engine's YAML file, and takes none of the server's other flags.
-        yield from ("--model", component.weights, "--extra-engine-args")
-        yield from (f"{kubernetes.CONFIG_PATH}/{name}" for name in process.files)
+    worker = launchers().dynamo.workers[table.engine]
+    if worker.has("model"):
+        yield from worker.words("model", component.weights)
+    if worker.has("config"):
+        # The worker reads the engine's YAML file, and takes none of the server's other flags.
+        for name in process.files:
+            yield from worker.words("config", f"{kubernetes.CONFIG_PATH}/{name}")
         return
-    program = table.server
-    words = [str(word) for word in process.words[len(program.command) :]]
-    if table.engine is Engine.VLLM:
-        yield from ("--model", words.pop(0))
-    dropped = {program.concepts[concept] for concept in _OPERATOR if concept in program.concepts}
-    for flag, values in _flags(words, program):
-        if program.spellings.get(flag, flag) not in dropped:
-            yield from (flag, *values)
+    # SGLang's host is also that of the server by which decode finds prefill.
+    unused = frozenset[str]() if table.engine is Engine.SGLANG else frozenset({"host"})
+    for given in given_flags(process, table.server, without=unused):
+        yield from (given.spelling, *given.values)
 
 
 def _environment(component: Component, table: EngineTable, process: Process) -> Iterator[tuple[str, str]]:
     """The engine's variables; over several nodes the operator gives each pod its own address."""
     own = table.environment.get("kv_transfer_host") if component.nodes > 1 else None
     yield from ((name, value) for name, value in process.env.items() if name != own)
-
-
-def _flags(words: Sequence[str], program: Program) -> Iterator[tuple[str, list[str]]]:
-    """Flags with the values that follow them."""
-    flag, values = "", list[str]()
-    for word in words:
-        if word in program.spellings:
-            if flag:
-                yield flag, values
-            flag, values = word, []
-        else:
-            values.append(word)
-    if flag:
-        yield flag, values
 
 
 def _type(component: Component) -> str:
@@ -204,13 +175,15 @@ def _type(component: Component) -> str:
 
 def _disaggregation(component: Component, table: EngineTable) -> Sequence[str]:
     """The side of P/D that a worker is, where the engine's own flags do not say it."""
-    if table.engine is Engine.SGLANG or component.mode is Mode.AGGREGATED:
+    worker = launchers().dynamo.workers[table.engine]
+    if component.mode is Mode.AGGREGATED or not worker.has("disaggregation"):
         return ()
-    return ("--disaggregation-mode", component.role.value)
+    return worker.words("disaggregation", component.role.value)
 
 
 def _image(table: EngineTable) -> str:
-    return f"nvcr.io/nvidia/ai-dynamo/{_IMAGES[table.engine]}:{RELEASE}"
+    dynamo = launchers().dynamo
+    return f"{dynamo.registry}/{dynamo.images[table.engine]}:{dynamo.version}"
 
 
 def _short(name: str) -> str:

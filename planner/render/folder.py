@@ -37,8 +37,8 @@ def check_folder(out: Path, *, force: bool, option: str = "--out") -> None:
     strangers = _strangers(out)
     if strangers:
         raise SpecError(
-            f"holds what no rendering wrote, {strangers[0]!r}{' and more' if len(strangers) > 1 else ''}, which --force "
-            "does not replace; accepted: a new or an empty directory, or one that holds rendered files alone",
+            f"holds what no rendering wrote, {strangers[0]!r}{' and more' if len(strangers) > 1 else ''}, which "
+            "--force does not replace; accepted: a new or an empty directory, or one that holds rendered files alone",
             field=option,
             file=str(out),
         )

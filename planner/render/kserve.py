@@ -8,7 +8,6 @@ pipeline stages, and refuses both at once (validation of `LLMInferenceService` i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
 from planner.launch.address import Address, Ports
@@ -16,6 +15,7 @@ from planner.launch.component import Component, DeploymentLaunch, Launch
 from planner.launch.process import engine_process
 from planner.render import kubernetes
 from planner.render.kubernetes import Manifest
+from planner.render.tables import Tables
 from specs.engine_table import EngineTable
 from specs.errors import SpecError
 from specs.plan import Role
@@ -29,14 +29,16 @@ BEHIND_PROXY = 8001
 _HUGGING_FACE_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def files(launch: Launch, table_of: Callable[[Engine], EngineTable]) -> dict[str, str]:
+def files(launch: Launch, table_of: Tables) -> dict[str, str]:
     """Manifests by file name, one per deployment.
 
     Raises:
         SpecError: the engine is not vLLM, or KServe cannot express a component.
     """
     return {
-        f"{deployment.name}.yaml": _manifest(deployment, launch, table_of(deployment.service.engine))
+        f"{deployment.name}.yaml": _manifest(
+            deployment, launch, table_of(deployment.service.engine, mode=deployment.mode)
+        )
         for deployment in launch.deployments
     }
 
@@ -53,7 +55,7 @@ def _manifest(deployment: DeploymentLaunch, launch: Launch, table: EngineTable) 
                 field=f"services.{deployment.service.name}",
             )
     main, *rest = (*others, *prefill)
-    notes: list[str] = []
+    notes = kubernetes.notes(deployment)
     model = deployment.service.model
     service = {
         "apiVersion": "serving.kserve.io/v1alpha2",

@@ -9,31 +9,23 @@ from typing import Any
 
 from planner.launch.command import Process
 from planner.launch.component import Component, DeploymentLaunch, Launch
+from planner.launch.router import START_SECONDS
+from planner.render.caveats import one_domain, one_phase
 from planner.render.documents import yaml_text
 from specs.engine_table import EngineTable
 from specs.errors import SpecError
+from specs.launchers import launchers
 from specs.plan import UNIT_ROLES
-from specs.service import Engine
 
 Manifest = dict[str, Any]
 
 PRODUCT_LABEL = "nvidia.com/gpu.product"
-PRODUCTS = {
-    "a100-sxm-80gb": "NVIDIA-A100-SXM4-80GB",
-    "b200-sxm-180gb": "NVIDIA-B200",
-    "b300-sxm-288gb": "NVIDIA-B300-SXM6-AC",
-    "gb200-nvl72-186gb": "NVIDIA-GB200",
-    "gb300-nvl72-288gb": "NVIDIA-GB300",
-    "h100-sxm-80gb": "NVIDIA-H100-80GB-HBM3",
-    "h20-sxm-96gb": "NVIDIA-H20",
-    "h200-sxm-141gb": "NVIDIA-H200",
-    "h800-sxm-80gb": "NVIDIA-H800",
-    "l40s-pcie-48gb": "NVIDIA-L40S",
-    "rtx-pro-6000-96gb": "NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition",
-}
-"""Value of the label by GPU: the driver's product name with dashes, as NVIDIA's GPU feature discovery writes it."""
 POOL_LABEL = "cleave/pool"
 """Label that the nodes of a pool must carry where the product alone does not tell pools apart."""
+GPU_LABEL = "cleave/gpu"
+"""Label with the catalogue's id of the GPUs, on nodes that Terraform makes."""
+DOMAIN_LABEL = "nvidia.com/gpu.clique"
+"""Label of nodes with the NVLink partition that they are in."""
 
 COMPONENT_LABEL = "cleave/component"
 ROLE_LABEL = "cleave/role"
@@ -49,19 +41,11 @@ CONFIG_PATH = "/etc/cleave"
 """Where a component's config map is mounted."""
 SHARED_MEMORY_GIB_PER_GPU = 16
 """NCCL and the engines' processes exchange through /dev/shm, whose default of 64 MiB is too small."""
-START_MINUTES = 60
-"""Time given to download, load and compile before a pod counts as failed."""
-
-_IMAGES = {
-    Engine.VLLM: "vllm/vllm-openai:v{}",
-    Engine.SGLANG: "lmsysorg/sglang:v{}",
-    Engine.TRTLLM: "nvcr.io/nvidia/tensorrt-llm/release:{}",
-}
 
 
 def image(table: EngineTable) -> str:
     """The engine's public image of a version."""
-    return _IMAGES[table.engine].format(table.version)
+    return launchers().images[table.engine.value].of(table.version)
 
 
 def node_selector(component: Component, launch: Launch) -> dict[str, str]:
@@ -70,15 +54,15 @@ def node_selector(component: Component, launch: Launch) -> dict[str, str]:
     Raises:
         SpecError: GPUs that the `nvidia.com/gpu` resource does not count.
     """
-    gpu = component.pool.gpu
-    if gpu.id not in PRODUCTS:
+    gpu, products = component.pool.gpu, launchers().named("product")
+    if gpu.id not in products:
         raise SpecError(
             f"{component.name}: manifests ask for {GPU_RESOURCE}, and {gpu.name} is no NVIDIA GPU known by its label; "
-            f"accepted: {', '.join(PRODUCTS)}",
+            f"accepted: {', '.join(products)}",
             field=f"cluster.pools.{component.pool.name}.gpu",
         )
     alike = Counter(pool.gpu.id for pool in launch.pools.values())
-    labels = {PRODUCT_LABEL: PRODUCTS[gpu.id]}
+    labels = {PRODUCT_LABEL: products[gpu.id]}
     if alike[gpu.id] > 1:
         labels[POOL_LABEL] = component.pool.name
     return labels
@@ -178,7 +162,7 @@ def probes(port: str) -> Manifest:
     """A long start, then readiness and liveness of a server."""
     health = {"httpGet": {"path": "/health", "port": port, "scheme": "HTTP"}}
     return {
-        "startupProbe": {**health, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": START_MINUTES * 6},
+        "startupProbe": {**health, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": START_SECONDS // 10},
         "readinessProbe": {**health, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3},
         "livenessProbe": {**health, "periodSeconds": 30, "timeoutSeconds": 10, "failureThreshold": 10},
     }
@@ -239,6 +223,18 @@ def service(name: str, selector: Mapping[str, str], port: int) -> Manifest:
         "metadata": {"name": name},
         "spec": {"selector": dict(selector), "ports": [{"name": "http", "port": port, "targetPort": port}]},
     }
+
+
+def notes(deployment: DeploymentLaunch) -> list[str]:
+    """What manifests of a deployment leave to whoever applies them."""
+    names = launchers()
+    found = list(one_phase(deployment))
+    for component in deployment.components:
+        gpu = component.pool.gpu
+        if gpu.id in names.gpus and "product" in names.gpus[gpu.id].unconfirmed:
+            found.append(f"Not confirmed: nodes with {gpu.name} have {PRODUCT_LABEL}={names.gpus[gpu.id].product}")
+        found += one_domain(deployment, component, f"use pod affinity with the topology key {DOMAIN_LABEL}")
+    return found
 
 
 def manifest_text(documents: Iterable[Manifest], notes: Iterable[str] = ()) -> str:

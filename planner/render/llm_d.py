@@ -7,7 +7,7 @@ picker sends requests to every one of them: each node therefore serves its own d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from planner.launch.address import Address, Ports
@@ -18,6 +18,7 @@ from planner.launch.settings import DISAGGREGATED_MODES
 from planner.render import kubernetes
 from planner.render.documents import yaml_text
 from planner.render.kubernetes import Manifest
+from planner.render.tables import Tables
 from specs.engine_table import EngineTable
 from specs.errors import SpecError
 from specs.plan import Role
@@ -30,8 +31,6 @@ SCHEDULER = "v0.5.0"
 SERVICE_PORT = 8000
 BEHIND_PROXY = 8200
 """Where the engine listens in decode pods of P/D, whose routing sidecar has the service port."""
-EACH_NODE_SERVES = "--data-parallel-hybrid-lb"
-"""vLLM's flag (vLLM docs, Data Parallel Deployment, Hybrid Load Balancing); it takes the place of `--headless`."""
 
 _PICKER = """\
 apiVersion: inference.networking.x-k8s.io/v1alpha1
@@ -52,7 +51,7 @@ schedulingProfiles:
 """Every request is prefilled and decoded by different pods, the least loaded of each."""
 
 
-def files(launch: Launch, table_of: Callable[[Engine], EngineTable]) -> dict[str, str]:
+def files(launch: Launch, table_of: Tables) -> dict[str, str]:
     """Values by file name, one folder per deployment, and the commands that install them.
 
     Raises:
@@ -61,7 +60,8 @@ def files(launch: Launch, table_of: Callable[[Engine], EngineTable]) -> dict[str
     found, commands, notes = dict[str, str](), list[str](), list[str]()
     for deployment in launch.deployments:
         _check(deployment)
-        table = table_of(deployment.service.engine)
+        notes += kubernetes.notes(deployment)
+        table = table_of(deployment.service.engine, mode=deployment.mode)
         pairs = _pairs(deployment)
         for number, pair in enumerate(pairs, start=1):
             stem = "modelservice" if len(pairs) == 1 else f"modelservice-{number}"
@@ -168,13 +168,11 @@ def _process(component: Component, table: EngineTable, port: int) -> Process:
         ),
         config_dir=kubernetes.CONFIG_PATH,
     )
-    if several and EACH_NODE_SERVES not in table.server.spellings:
-        raise SpecError(f"{table.title} has no {EACH_NODE_SERVES}, which llm-d over several nodes needs")
-    headless = table.server.flag("headless")
-    words = tuple(EACH_NODE_SERVES if word == headless else word for word in process.words)
-    if several:
-        table.server.spellings[EACH_NODE_SERVES]
-    return replace(process, words=words)
+    if not several:
+        return process
+    # vLLM docs, Data Parallel Deployment, Hybrid Load Balancing.
+    headless, serves = table.server.flag("headless"), table.server.flag("every_node_serves")
+    return replace(process, words=tuple(serves if word == headless else word for word in process.words))
 
 
 def _side(component: Component, launch: Launch, table: EngineTable, process: Process, port: int) -> Manifest:

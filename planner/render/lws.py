@@ -8,16 +8,20 @@ does not change, which routers and the sides of AFD units use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from planner.launch.address import Address, Ports
 from planner.launch.command import Process
 from planner.launch.component import Component, DeploymentLaunch, Launch
-from planner.launch.process import engine_process, entry_roles, router_process
+from planner.launch.process import engine_process
+from planner.launch.router import entry_roles, router_process
 from planner.render import kubernetes
 from planner.render.kubernetes import Manifest
+from planner.render.sides import partner_of
+from planner.render.tables import Tables
 from specs.engine_table import EngineTable
 from specs.errors import SpecError
+from specs.launchers import launchers
 from specs.plan import UNIT_ROLES, Role
 from specs.service import Engine, Mode
 
@@ -32,18 +36,18 @@ PORTS = Ports()
 
 _ROUTERS = {Engine.VLLM: "vllm-router", Engine.SGLANG: "sglang-router"}
 """Packages of routers that are not part of the engine."""
-_ROUTER_IMAGE = "python:3.12"
-_OTHER_SIDE = {Role.ATTENTION: Role.FFN, Role.FFN: Role.ATTENTION}
 
 
-def files(launch: Launch, table_of: Callable[[Engine], EngineTable]) -> dict[str, str]:
+def files(launch: Launch, table_of: Tables) -> dict[str, str]:
     """Manifests by file name, one per deployment.
 
     Raises:
         SpecError: an engine cannot launch a component, or needs MPI for it.
     """
     return {
-        f"{deployment.name}.yaml": _manifest(deployment, launch, table_of(deployment.service.engine))
+        f"{deployment.name}.yaml": _manifest(
+            deployment, launch, table_of(deployment.service.engine, mode=deployment.mode)
+        )
         for deployment in launch.deployments
     }
 
@@ -52,7 +56,7 @@ def _manifest(deployment: DeploymentLaunch, launch: Launch, table: EngineTable) 
     kubernetes.check_name(deployment)
     groups: list[tuple[Component, Manifest]] = []
     configs: list[Manifest] = []
-    notes: list[str] = []
+    notes = kubernetes.notes(deployment)
     for component in deployment.components:
         leader = _process(deployment, component, table, worker=False)
         config = f"{component.name}-engine" if leader.files else None
@@ -120,7 +124,7 @@ def _group(
 
 def _process(deployment: DeploymentLaunch, component: Component, table: EngineTable, *, worker: bool) -> Process:
     """The engine's process on the first node of an instance, or on the others."""
-    partner = _partner(deployment, component)
+    partner = partner_of(deployment, component)
     process = engine_process(
         component,
         table,
@@ -144,13 +148,6 @@ def _process(deployment: DeploymentLaunch, component: Component, table: EngineTa
     return process
 
 
-def _partner(deployment: DeploymentLaunch, component: Component) -> Component | None:
-    """The other side of the component's AFD units."""
-    role = _OTHER_SIDE.get(component.role)
-    unit = component.plan.unit
-    return next((c for c in deployment.components if c.role is role and c.plan.unit == unit), None)
-
-
 def _pod(
     deployment: DeploymentLaunch,
     component: Component,
@@ -164,7 +161,7 @@ def _pod(
     ports = {"http": PORTS.http} if serves else {}
     if serves and table.engine is Engine.SGLANG and component.role is Role.PREFILL:
         ports["bootstrap"] = PORTS.bootstrap
-    partner = _partner(deployment, component)
+    partner = partner_of(deployment, component)
     env, finding = list[Manifest](), dict[str, str]()
     if not serves:
         finding["LEADER_HOST"] = "$LWS_LEADER_ADDRESS"
@@ -242,7 +239,7 @@ def _router(name: str, process: Process, table: EngineTable) -> Iterator[Manifes
         lines.insert(1, f"python3 -m pip install --quiet {package}=={table.router.version}")
     container: Manifest = {
         "name": "router",
-        "image": kubernetes.image(table) if package is None else _ROUTER_IMAGE,
+        "image": kubernetes.image(table) if package is None else launchers().images["router"].of(),
         "command": ["/bin/bash", "-c"],
         "args": [kubernetes.literal("\n".join(lines) + "\n")],
         "ports": [{"name": "http", "containerPort": PORTS.http}],

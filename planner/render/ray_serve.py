@@ -10,52 +10,24 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from planner.launch.address import Address
 from planner.launch.command import Process
 from planner.launch.component import Component, DeploymentLaunch, Launch
-from planner.launch.process import Address, engine_process
+from planner.launch.process import engine_process
+from planner.render.caveats import one_domain, one_phase
 from planner.render.documents import yaml_text
+from planner.render.given import given_flags
+from planner.render.tables import Tables
 from specs.engine_table import EngineTable, FlagKind, Program
 from specs.errors import SpecError
+from specs.launchers import launchers
 from specs.plan import Role
 from specs.service import Engine, Mode
-
-_ACCELERATORS = {
-    "a100-sxm-80gb": "A100",
-    "b200-sxm-180gb": "B200",
-    "b300-sxm-288gb": "B300",
-    "gb200-nvl72-186gb": "GB200",
-    "gb300-nvl72-288gb": "GB300",
-    "h100-sxm-80gb": "H100",
-    "h20-sxm-96gb": "H20",
-    "h200-sxm-141gb": "H200",
-    "l40s-pcie-48gb": "L40S",
-    "mi300x-oam-192gb": "AMD-Instinct-MI300X-OAM",
-    "mi355x-oam-288gb": "AMD-Instinct-MI355X-OAM",
-    "rtx-pro-6000-96gb": "RTX-PRO-6000",
-}
-"""Accelerator types that Ray knows (`ray.util.accelerators` of Ray 2.58), by id of the catalogue."""
-
-_OF_RAY = frozenset(
-    {
-        "host",
-        "port",
-        "data_parallel_local",
-        "data_parallel_address",
-        "data_parallel_port",
-        "data_parallel_start",
-        "headless",
-        "nodes",
-        "node_rank",
-        "master_host",
-        "master_port",
-    }
-)
-"""Concepts of the command that Ray sets itself."""
 
 _MODES = frozenset({Mode.AGGREGATED, Mode.PREFILL_DECODE})
 
 
-def files(launch: Launch, table_of: Callable[[Engine], EngineTable]) -> dict[str, str]:
+def files(launch: Launch, table_of: Tables) -> dict[str, str]:
     """The Serve config file of a launch.
 
     Args:
@@ -73,6 +45,10 @@ def files(launch: Launch, table_of: Callable[[Engine], EngineTable]) -> dict[str
     processes = {component.name: engine_process(component, table, Address()) for component in launch.components}
     applications = [_application(deployment, table, processes, single=single) for deployment in launch.deployments]
     notes = dict.fromkeys(note for process in processes.values() for note in process.notes)
+    for deployment in launch.deployments:
+        notes |= dict.fromkeys(one_phase(deployment))
+        for component in deployment.components:
+            notes |= dict.fromkeys(one_domain(deployment, component, "Ray knows nodes and GPU types alone"))
     steps = f'On a Ray cluster with "ray[llm]" and vLLM {table.version}: serve deploy serve.yaml'
     return {
         "serve.yaml": yaml_text([{"applications": applications}]),
@@ -104,11 +80,11 @@ def _check(deployment: DeploymentLaunch) -> None:
 
 
 def _check_component(component: Component) -> None:
-    gpu = component.pool.gpu.id
-    if gpu not in _ACCELERATORS:
+    gpu, known = component.pool.gpu.id, launchers().named("ray")
+    if gpu not in known:
         raise SpecError(
             f"Ray knows no accelerator type for {gpu}, the GPUs of {component.name}; accepted: "
-            f"{', '.join(_ACCELERATORS)}, or --to vllm",
+            f"{', '.join(known)}, or --to vllm",
             field="--to",
         )
     rank_gpus = component.plan.tp * component.plan.pp
@@ -155,7 +131,7 @@ def _config(component: Component, arguments: dict[str, Any]) -> dict[str, Any]:
     one_node = component.dp > 1 or component.nodes == 1
     return {
         "model_loading_config": {"model_id": component.service.model, "model_source": component.weights},
-        "accelerator_type": _ACCELERATORS[component.pool.gpu.id],
+        "accelerator_type": launchers().named("ray")[component.pool.gpu.id],
         "engine_kwargs": arguments,
         "placement_group_config": {
             "bundles": [{"CPU": 1, "GPU": 1} for _ in range(rank_gpus)],
@@ -170,16 +146,11 @@ def engine_arguments(process: Process, program: Program) -> dict[str, Any]:
 
     vLLM makes its flags from these names: dashes for underscores. Flags that Ray sets itself are left out.
     """
-    left_out = {program.concepts[concept] for concept in _OF_RAY if concept in program.concepts}
-    words = [str(word) for word in process.words[len(program.command) + program.positional :]]
     arguments: dict[str, Any] = {}
-    while words:
-        spelling = words.pop(0)
-        flag = program.spellings[spelling]
-        kind = program.flags[flag].kind
-        value: object = not spelling.startswith("--no-") if kind is FlagKind.SWITCH else words.pop(0)
-        if flag not in left_out:
-            arguments[flag.removeprefix("--").replace("-", "_")] = _value(value, kind)
+    for given in given_flags(process, program, without=frozenset({"host"})):
+        kind = program.flags[given.flag].kind
+        value: object = given.values[0] if given.values else not given.spelling.startswith("--no-")
+        arguments[given.flag.removeprefix("--").replace("-", "_")] = _value(value, kind)
     return arguments
 
 

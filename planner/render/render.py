@@ -9,14 +9,12 @@ from importlib import import_module
 from pathlib import PurePosixPath
 
 from planner.launch.component import Launch, launch
+from planner.render.tables import Tables
 from planner.render.target import Target
 from specs.engine_table import EngineTable, engine_table
 from specs.errors import SpecError
 from specs.plan import Plan
 from specs.service import Engine, Mode
-
-Tables = Callable[[Engine], EngineTable]
-"""The flag table of an engine's version in use."""
 
 _MODULES: dict[Target, str] = {
     Target.VLLM: "scripts",
@@ -42,7 +40,7 @@ def render(plan: Plan, target: Target, *, engine_version: str | None = None) -> 
     Args:
         plan: a plan that was found, with its scenario.
         target: what the files are for.
-        engine_version: whose flags to use; by default the newest version that can launch the plan.
+        engine_version: whose flags to use; by default the newest version that can launch the mode of each deployment.
 
     Raises:
         SpecError: nothing to launch, an engine version without a table, or a mode that the engine or the target cannot
@@ -56,16 +54,15 @@ def render(plan: Plan, target: Target, *, engine_version: str | None = None) -> 
                 f"names a version of one engine, and the plan uses {', '.join(engines)}; accepted: leave it out",
                 field="--engine-version",
             )
-    files = _files(target)(wanted, _tables(wanted, engine_version))
+    files = _files(target)(wanted, _tables(engine_version))
     return {_checked(path): text for path, text in files.items()}
 
 
-def _tables(launch: Launch, version: str | None) -> Tables:
-    """The tables of one version, or of each engine's default for the modes that it serves here."""
-    afd = {d.service.engine for d in launch.deployments if d.mode in (Mode.AFD, Mode.PREFILL_DECODE_AFD)}
+def _tables(version: str | None) -> Tables:
+    """The tables of one version, or of each engine's default for a mode."""
 
-    def table_of(engine: Engine) -> EngineTable:
-        return engine_table(engine, version, mode=Mode.AFD if engine in afd else Mode.AGGREGATED)
+    def table_of(engine: Engine, *, mode: Mode = Mode.AGGREGATED) -> EngineTable:
+        return engine_table(engine, version, mode=mode)
 
     return table_of
 

@@ -11,7 +11,9 @@ from planner.launch.address import Address, Ports
 from planner.launch.command import Process
 from planner.launch.component import Component, DeploymentLaunch, Launch
 from planner.launch.placement import Seat, place
-from planner.launch.process import engine_process, entry_roles, router_process
+from planner.launch.process import engine_process
+from planner.launch.router import entry_roles, router_process
+from planner.render.sides import OTHER_SIDE
 from specs.engine_table import EngineTable
 from specs.errors import SpecError
 from specs.plan import Role
@@ -20,8 +22,6 @@ from specs.service import Engine
 _LAST_PORT = 65_535
 _RANGE_ROOM = 256
 """Ports that an instance may count upwards from its last one."""
-
-_OTHER_SIDE = {Role.ATTENTION: Role.FFN, Role.FFN: Role.ATTENTION}
 
 Host = Callable[[Seat], str]
 """Name of the host of a seat's node, as shell text."""
@@ -77,7 +77,7 @@ class Roster:
     def other_side(self, instance: Instance) -> Instance | None:
         """The instance that is the other side of an AFD unit."""
         component = instance.component
-        role = _OTHER_SIDE.get(component.role)
+        role = OTHER_SIDE.get(component.role)
         if role is None:
             return None
         return self._sides.get((instance.deployment, role, component.plan.unit, instance.index))
@@ -88,7 +88,7 @@ class Roster:
         return {
             (instance.deployment, instance.component.role, instance.component.plan.unit, instance.index): instance
             for instance in self.instances
-            if instance.component.role in _OTHER_SIDE
+            if instance.component.role in OTHER_SIDE
         }
 
     def address(self, instance: Instance, seat: Seat, host: Host) -> Address:

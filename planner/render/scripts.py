@@ -7,7 +7,7 @@ it, each on its own GPUs and ports.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from planner.launch.command import Process
@@ -15,7 +15,6 @@ from planner.launch.component import DeploymentLaunch, Launch
 from planner.launch.placement import Seat
 from planner.launch.shell import Shell
 from planner.render.bash import (
-    DEVICES,
     JOIN,
     LOAD_HOSTS,
     READY,
@@ -27,10 +26,13 @@ from planner.render.bash import (
     required,
     script,
 )
+from planner.render.caveats import one_phase
 from planner.render.documents import json_text
 from planner.render.roster import Instance, Roster, roster
+from planner.render.tables import Tables, tables_by_deployment
 from specs.engine_table import EngineTable
 from specs.errors import SpecError
+from specs.launchers import launchers
 from specs.service import Engine
 
 CONFIG = "config"
@@ -41,7 +43,7 @@ ROUTER_PORT = 9000
 _FILL_IN = "fill in hosts.env"
 
 
-def files(launch: Launch, table_of: Callable[[Engine], EngineTable], *, engine: Engine) -> dict[str, str]:
+def files(launch: Launch, table_of: Tables, *, engine: Engine) -> dict[str, str]:
     """The scripts of a launch whose services all use one engine.
 
     Args:
@@ -53,12 +55,13 @@ def files(launch: Launch, table_of: Callable[[Engine], EngineTable], *, engine: 
         SpecError: a service uses another engine, or the engine cannot launch it.
     """
     _check_engine(launch, engine)
-    table = table_of(engine)
+    tables = tables_by_deployment(launch.deployments, table_of)
     instances = roster(launch)
     found = {"hosts.env": _hosts(instances.instances)}
     nodes: dict[tuple[str, int], list[tuple[Instance, Seat]]] = defaultdict(list)
-    notes: dict[str, None] = {}
+    notes = dict.fromkeys(note for deployment in launch.deployments for note in one_phase(deployment))
     for instance in instances.instances:
+        table = tables[instance.deployment]
         for seat in instance.seats:
             nodes[seat.pool, seat.node].append((instance, seat))
             process = instances.process(instance, seat, table, host, config_dir=CONFIG)
@@ -73,11 +76,12 @@ def files(launch: Launch, table_of: Callable[[Engine], EngineTable], *, engine: 
         found[f"nodes/{pool}-{node}.sh"] = _node(pool, node, shares, found)
     routers = {}
     for number, deployment in enumerate(launch.deployments):
+        table = tables[deployment.name]
         router = instances.router(deployment, table, host, ROUTER_PORT + number, config_dir=CONFIG)
         if router is not None:
             routers[deployment.name] = ROUTER_PORT + number
             found[f"routers/{deployment.name}.sh"] = _router(deployment, router, table, instances)
-    found["inventory.json"] = json_text(inventory(launch, instances.instances, {engine: table}, routers))
+    found["inventory.json"] = json_text(inventory(launch, instances.instances, tables, routers))
     found["README.txt"] = _readme(routers, notes)
     return found
 
@@ -88,13 +92,22 @@ def host(seat: Seat) -> str:
 
 
 def inventory(
-    launch: Launch, instances: Iterable[Instance], tables: dict[Engine, EngineTable], routers: dict[str, int]
+    launch: Launch, instances: Iterable[Instance], tables: Mapping[str, EngineTable], routers: dict[str, int]
 ) -> dict[str, Any]:
-    """What runs where: instances, their nodes and GPUs, and their ports."""
+    """What runs where: instances, their nodes and GPUs, and their ports.
+
+    Args:
+        launch: what is launched.
+        instances: of all deployments.
+        tables: flags by deployment. Where those of one engine differ in version, `versions` has each deployment's.
+        routers: ports by deployment.
+    """
     found = tuple(instances)
+    mixed = len({table.title for table in tables.values()}) > len({table.engine for table in tables.values()})
     used = {(seat.pool, seat.node) for instance in found for seat in instance.seats}
     return {
-        "engines": {engine.value: table.version for engine, table in tables.items()},
+        "engines": {table.engine.value: table.version for table in tables.values()},
+        **({"versions": {name: table.version for name, table in tables.items()}} if mixed else {}),
         "pools": {
             pool.name: {
                 "gpu": pool.gpu.id,
@@ -132,11 +145,7 @@ def about(instance: Instance, seat: Seat, table: EngineTable) -> list[str]:
 
 def devices(seat: Seat) -> dict[str, str]:
     """The variable that shows a share its GPUs."""
-    return {DEVICES[_vendor(seat)]: ",".join(map(str, seat.gpus))}
-
-
-def _vendor(seat: Seat) -> str:
-    return seat.component.pool.gpu.vendor
+    return {launchers().vendors[seat.component.pool.gpu.vendor].devices: ",".join(map(str, seat.gpus))}
 
 
 def _check_engine(launch: Launch, engine: Engine) -> None:
@@ -165,7 +174,8 @@ def _hosts(instances: Iterable[Instance]) -> str:
     nodes = sorted({(seat.pool, seat.node) for instance in instances for seat in instance.seats})
     return "\n".join(
         [
-            "# Host name or address of every node, as the other nodes reach it. Every line needs a value.",
+            "# Address of every node, as the other nodes reach it: engines listen there. Every line needs a value.",
+            "# No host name that the node itself resolves to 127.*, as Debian does with its own (127.0.1.1).",
             *(f"{host_variable(pool, node)}=" for pool, node in nodes),
         ]
     ) + "\n"  # fmt: skip
@@ -256,8 +266,8 @@ def _readme(routers: dict[str, int], notes: Iterable[str]) -> str:
         last = "Run routers/<deployment>.sh on a host that reaches all nodes; it waits for the engines: "
     return "\n".join(
         [
-            "1. Fill in hosts.env and put this folder at the same path on every node (a shared folder is best).",
-            "2. On every node run its script: nodes/<pool>-<node>.sh. Logs go to logs/.",
+            "1. Fill in hosts.env, and put this folder at the same path on every node (a shared folder is best).",
+            "2. On every node run its script (bash 4.4 or later): nodes/<pool>-<node>.sh. Logs go to logs/.",
             f"3. {last}inventory.json lists ports.",
             *notes,
         ]

@@ -5,35 +5,25 @@ Every instance is a task with accelerators of its own, so that exactly the plan'
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from planner.launch.address import Address
 from planner.launch.command import Process
 from planner.launch.component import Component, DeploymentLaunch, Launch
 from planner.launch.placement import Seat
-from planner.launch.process import Address, engine_process
+from planner.launch.process import engine_process
+from planner.launch.router import START_SECONDS
+from planner.render.caveats import one_domain, one_phase
 from planner.render.documents import yaml_text
 from planner.render.roster import Host, Instance, Roster, roster
 from planner.render.scripts import CONFIG, ROUTER_PORT, entry
+from planner.render.tables import Tables
 from specs.engine_table import EngineTable
 from specs.errors import SpecError
-from specs.service import Engine
+from specs.launchers import launchers
 
-_ACCELERATORS = {
-    "a100-sxm-80gb": "A100-80GB",
-    "b200-sxm-180gb": "B200",
-    "b300-sxm-288gb": "B300",
-    "gb200-nvl72-186gb": "GB200",
-    "gb300-nvl72-288gb": "GB300",
-    "h100-sxm-80gb": "H100",
-    "h200-sxm-141gb": "H200",
-    "l40s-pcie-48gb": "L40S",
-}
-"""Accelerators by SkyPilot's canonical names (`sky/utils/gpu_names.py` of SkyPilot 0.12), by id of the catalogue."""
-
-_START_SECONDS = 3600
-"""Patience while a replica downloads and loads weights."""
+_REMEDY = "give the tasks pod affinity in SkyPilot's pod_config"
 
 _Rendered = tuple[list[dict[str, Any]], list[Process]]
 """Documents, and the commands in them."""
@@ -45,7 +35,7 @@ _HOSTS = {
 """How a task finds the first of its nodes, and this one."""
 
 
-def files(launch: Launch, table_of: Callable[[Engine], EngineTable]) -> dict[str, str]:
+def files(launch: Launch, table_of: Tables) -> dict[str, str]:
     """The service or job group of every deployment.
 
     Args:
@@ -60,7 +50,7 @@ def files(launch: Launch, table_of: Callable[[Engine], EngineTable]) -> dict[str
     commands: list[str] = []
     notes: dict[str, None] = {}
     for deployment in launch.deployments:
-        table = table_of(deployment.service.engine)
+        table = table_of(deployment.service.engine, mode=deployment.mode)
         file = f"{deployment.name}.sky.yaml"
         if _is_service(deployment):
             documents, processes = _service(deployment.components[0], table)
@@ -69,6 +59,9 @@ def files(launch: Launch, table_of: Callable[[Engine], EngineTable]) -> dict[str
             documents, processes = _group(deployment, instances, table)
             commands.append(f"sky jobs launch {file}")
         found[file] = yaml_text(documents)
+        notes |= dict.fromkeys(one_phase(deployment))
+        for component in deployment.components:
+            notes |= dict.fromkeys(one_domain(deployment, component, _REMEDY))
         for process in processes:
             found |= {f"{CONFIG}/{name}": text for name, text in process.files.items()}
             notes |= dict.fromkeys(process.notes)
@@ -93,7 +86,7 @@ def _service(component: Component, table: EngineTable) -> _Rendered:
     service = {
         "name": component.name,
         "service": {
-            "readiness_probe": {"path": "/health", "initial_delay_seconds": _START_SECONDS},
+            "readiness_probe": {"path": "/health", "initial_delay_seconds": START_SECONDS},
             "replicas": component.instances,
         },
         "workdir": ".",
@@ -179,11 +172,11 @@ def _run(lines: list[str]) -> str:
 
 def _accelerators(component: Component) -> str:
     """GPUs of each node of an instance."""
-    gpu = component.pool.gpu.id
-    if gpu not in _ACCELERATORS:
+    gpu, known = component.pool.gpu.id, launchers().named("skypilot")
+    if gpu not in known:
         raise SpecError(
-            f"SkyPilot has no name for {gpu}, the GPUs of {component.name}; accepted: {', '.join(_ACCELERATORS)}, "
+            f"SkyPilot has no name for {gpu}, the GPUs of {component.name}; accepted: {', '.join(known)}, "
             f"or --to {component.service.engine.value}",
             field="--to",
         )
-    return f"{_ACCELERATORS[gpu]}:{component.gpus_on_node}"
+    return f"{known[gpu]}:{component.gpus_on_node}"

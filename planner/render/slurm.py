@@ -8,27 +8,31 @@ that its script picks from those that Slurm granted on the node.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from planner.launch.command import Process
 from planner.launch.component import DeploymentLaunch, Launch
 from planner.launch.placement import Seat
-from planner.render.bash import DEVICES, JOIN, STOP, STRICT, TO_FOLDER, host_variable, required, script
+from planner.render.bash import JOIN, STOP, STRICT, TO_FOLDER, host_variable, required, script
+from planner.render.caveats import one_domain, one_phase
 from planner.render.documents import json_text
 from planner.render.roster import Instance, Roster, check_slot, roster
 from planner.render.scripts import CONFIG, ROUTER_PORT, about, entry, host, inventory
+from planner.render.tables import Tables, tables_by_deployment
 from specs.engine_table import EngineTable
 from specs.errors import SpecError
-from specs.service import Engine
+from specs.launchers import launchers
 
 _SBATCH = "#!/bin/bash"
 
 _STEP = """\
 # step GROUP TASKS NAME HOST...: starts one instance on its hosts, with TASKS tasks on each.
 step() {
-  local group=$1 tasks=$2 name=$3 mpi=none list where=()
+  local group=$1 tasks=$2 name=$3 mpi=none host list where=() nodes=()
   shift 3
+  for host in "$@"; do nodes+=("${node_of[$host]}"); done
+  set -- "${nodes[@]}"
   list=$(IFS=, && echo "$*")
   if ((groups > 1)); then where=(--het-group="$group"); fi
   if ((tasks > 1)); then mpi=${CLEAVE_MPI:-pmix}; fi
@@ -36,6 +40,23 @@ step() {
     --nodes="$#" --nodelist="$list" --ntasks="$(($# * tasks))" --ntasks-per-node="$tasks" "${container[@]}" \\
     --job-name="$name" --output="logs/$SLURM_JOB_ID-$name-%n.log" bash "$runner" "$name" "$@" &
   running[$!]=$name
+}"""
+
+_RESOLVE = """\
+# resolve: puts addresses in place of the names in hosts, and keeps the names in node_of. Engines listen at addresses,
+# and a node may resolve its own name to 127.0.1.1.
+resolve() {
+  local position name address
+  for position in "${!hosts[@]}"; do
+    name=${hosts[position]}
+    address=$(scontrol show node "$name" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')
+    address=$(getent ahostsv4 "${address:-$name}" | cut -d ' ' -f 1 | grep -v '^127[.]' | head -n 1) || true
+    if [[ -z $address && $name == "${SLURMD_NODENAME:-}" ]]; then
+      address=$(hostname -I | cut -d ' ' -f 1)
+    fi
+    hosts[position]=${address:-$name}
+    node_of[${hosts[position]}]=$name
+  done
 }"""
 
 _CONTAINER = """\
@@ -69,15 +90,17 @@ class _Group:
         gpu: type of the GPUs, as `gres.conf` usually has it.
         gpus: on each node.
         nodes: their indices in the pool.
+        whole: whether these are all GPUs of a node.
     """
 
     pool: str
     gpu: str
     gpus: int
     nodes: tuple[int, ...]
+    whole: bool
 
 
-def files(launch: Launch, table_of: Callable[[Engine], EngineTable]) -> dict[str, str]:
+def files(launch: Launch, table_of: Tables) -> dict[str, str]:
     """The batch jobs of a launch.
 
     Args:
@@ -90,10 +113,10 @@ def files(launch: Launch, table_of: Callable[[Engine], EngineTable]) -> dict[str
     """
     found = {"share.sh": script(["Usage: share.sh NAME HOST... Run by srun on each node."], [STRICT, _SHARE])}
     instances = _with_apart_ports(launch, roster(launch))
-    tables = {deployment.service.engine: table_of(deployment.service.engine) for deployment in launch.deployments}
+    tables = tables_by_deployment(launch.deployments, table_of)
     routers, notes = {}, dict[str, None]()
     for number, deployment in enumerate(launch.deployments):
-        table = tables[deployment.service.engine]
+        table = tables[deployment.name]
         groups = _groups(instances.of(deployment))
         members = instances.of(deployment)
         granted = _granted(members)
@@ -114,6 +137,7 @@ def files(launch: Launch, table_of: Callable[[Engine], EngineTable]) -> dict[str
                 [STRICT, TO_FOLDER, *entry(router, urls)],
             )
         found[f"{deployment.name}.sbatch"] = _job(deployment, members, groups, tasks, routers.get(deployment.name))
+        notes |= dict.fromkeys(_notes(deployment, groups))
     found["inventory.json"] = json_text(inventory(launch, instances.instances, tables, routers))
     found["README.txt"] = _readme(launch, notes)
     return found
@@ -130,17 +154,15 @@ def _with_apart_ports(launch: Launch, instances: Roster) -> Roster:
     for deployment in launch.deployments:
         members = instances.of(deployment)
         for group in _groups(members):
-            pool = launch.pools[group.pool]
-            shared = group.gpus < pool.gpus_per_node
             inside = [m for m in members if m.seats[0].pool == group.pool and m.seats[0].node in group.nodes]
             by_node: dict[int, int] = defaultdict(int)
             for instance in inside:
                 slot = max(by_node[seat.node] for seat in instance.seats)
                 for seat in instance.seats:
                     by_node[seat.node] = slot + 1
-                slot = check_slot(slot + (offset if shared else 0))
+                slot = check_slot(slot + (0 if group.whole else offset))
                 moved[instance.component.name, instance.index] = replace(instance, slot=slot)
-            if shared:
+            if not group.whole:
                 offset += max(by_node.values())
     return Roster(tuple(moved[i.component.name, i.index] for i in instances.instances))
 
@@ -148,15 +170,18 @@ def _with_apart_ports(launch: Launch, instances: Roster) -> Roster:
 def _groups(instances: Sequence[Instance]) -> tuple[_Group, ...]:
     """The nodes of a deployment by pool and GPUs taken, pools by name and fuller nodes first."""
     gpus: dict[tuple[str, int], int] = defaultdict(int)
-    types = {}
+    pools = {}
     for instance in instances:
         for seat in instance.seats:
             gpus[seat.pool, seat.node] += len(seat.gpus)
-            types[seat.pool] = seat.component.pool.gpu.id.split("-")[0]
+            pools[seat.pool] = seat.component.pool
     nodes: dict[tuple[str, int], list[int]] = defaultdict(list)
     for (pool, node), count in sorted(gpus.items()):
         nodes[pool, -count].append(node)
-    groups = tuple(_Group(pool, types[pool], -less, tuple(members)) for (pool, less), members in sorted(nodes.items()))
+    groups = tuple(
+        _Group(pool, pools[pool].gpu.id.split("-")[0], -less, tuple(members), -less == pools[pool].gpus_per_node)
+        for (pool, less), members in sorted(nodes.items())
+    )
     for instance in instances:
         within = [g for g in groups if any(s.pool == g.pool and s.node in g.nodes for s in instance.seats)]
         if len(within) > 1:
@@ -185,7 +210,7 @@ def _share(
     granted: Mapping[tuple[str, int], Sequence[int]],
 ) -> str:
     """The script of one instance on one node: some of the GPUs that Slurm granted there."""
-    variable = DEVICES[seat.component.pool.gpu.vendor]
+    variable = launchers().vendors[seat.component.pool.gpu.vendor].devices
     on_node = granted[seat.pool, seat.node]
     picked = ",".join(f"${{granted[{on_node.index(gpu)}]}}" for gpu in seat.gpus)
     return script(
@@ -217,6 +242,8 @@ def _job(
             f"#SBATCH --nodes={len(group.nodes)}",
             f"#SBATCH --ntasks-per-node={group.gpus}",
             f"#SBATCH --gres=gpu:{group.gpu}:{group.gpus}",
+            # All memory and CPUs of nodes that are taken whole; of others the site's defaults hold.
+            *(["#SBATCH --exclusive", "#SBATCH --mem=0"] if group.whole else []),
         ]
     total = sum(len(group.nodes) * group.gpus for group in groups)
     lines += [
@@ -226,12 +253,14 @@ def _job(
         "mkdir -p logs",
         _CONTAINER,
         f"groups={len(groups)}",
-        "declare -A running=()",
+        "declare -A running=() node_of=()",
         *STOP,
+        _RESOLVE,
     ]
     for g, group in enumerate(groups):
         nodelist = f"SLURM_JOB_NODELIST_HET_GROUP_{g}" if len(groups) > 1 else "SLURM_JOB_NODELIST"
         lines.append(f'mapfile -t hosts < <(scontrol show hostnames "${nodelist}")')
+        lines.append("resolve")
         lines += [
             f"export {host_variable(group.pool, node)}=${{hosts[{position}]}}"
             for position, node in enumerate(group.nodes)
@@ -266,11 +295,24 @@ def _hosts(groups: Sequence[_Group]) -> list[str]:
     return [f"${{{host_variable(group.pool, node)}}}" for group in groups for node in group.nodes]
 
 
+def _notes(deployment: DeploymentLaunch, groups: Sequence[_Group]) -> Iterator[str]:
+    """What a job leaves to whoever submits it."""
+    yield from one_phase(deployment)
+    if not all(group.whole for group in groups):
+        yield (
+            f"{deployment.name} takes parts of nodes, with CPUs and memory as your site's defaults have them: where "
+            "these are small, add --cpus-per-gpu and --mem-per-gpu."
+        )
+    for component in deployment.components:
+        yield from one_domain(deployment, component, "with topology/block add --segment, else a --nodelist of one rack")
+
+
 def _readme(launch: Launch, notes: Mapping[str, None]) -> str:
     jobs = ", ".join(f"{deployment.name}.sbatch" for deployment in launch.deployments)
     return "\n".join(
         [
             "1. Put this folder on storage that all nodes see; check the GPU types of --gres against your gres.conf.",
+            "   Nodes need bash 4.4 or later.",
             f"2. From this folder: sbatch --partition=... --account=... --time=... FILE, for each of {jobs}.",
             "3. Logs go to logs/; inventory.json lists instances, GPUs and ports.",
             *notes,

@@ -6,18 +6,16 @@ Nodes are those that the instances of the plan sit on, not the whole pool of the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from planner.launch.component import Launch
 from planner.launch.placement import Seat, place
 from planner.render.documents import json_text
-from specs.engine_table import EngineTable
+from planner.render.kubernetes import GPU_LABEL, POOL_LABEL
+from planner.render.tables import Tables
+from specs.launchers import launchers
 from specs.scenario import ResolvedPool
-from specs.service import Engine
-
-_DEVICES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "huawei": "huawei.com/Ascend910"}
-"""Taint key by vendor, as device plugins and managed node pools name it."""
 
 _VARIABLES = """\
 # Typed for Terraform 1.3 or later. The values of node_pools are in cleave.auto.tfvars.json, which Terraform reads by
@@ -38,7 +36,7 @@ variable "node_pools" {
     placement_groups     = list(number) # nodes to create in each scale-up domain
     scale_out_gbit_per_s = number       # per GPU and per direction
     nics_per_node        = number
-    labels               = map(string)
+    labels               = map(string) # of the Kubernetes nodes
     taints = list(object({
       key    = string
       value  = string
@@ -76,7 +74,7 @@ variable "machine_types" {
 """
 
 
-def files(launch: Launch, table_of: Callable[[Engine], EngineTable]) -> dict[str, str]:
+def files(launch: Launch, table_of: Tables) -> dict[str, str]:
     """The variables of the node pools that the plan uses.
 
     Args:
@@ -110,6 +108,6 @@ def _pool(pool: ResolvedPool, seats: Sequence[Seat]) -> dict[str, Any]:
         "placement_groups": [groups[domain] for domain in sorted(groups)],
         "scale_out_gbit_per_s": pool.scale_out_gbit_per_s,
         "nics_per_node": pool.nics_per_node,
-        "labels": {"cleave-pool": pool.name, "cleave-gpu": pool.gpu.id},
-        "taints": [{"key": _DEVICES[pool.gpu.vendor], "value": "present", "effect": "NO_SCHEDULE"}],
+        "labels": {POOL_LABEL: pool.name, GPU_LABEL: pool.gpu.id},
+        "taints": [{"key": launchers().vendors[pool.gpu.vendor].resource, "value": "present", "effect": "NO_SCHEDULE"}],
     }

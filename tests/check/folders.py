@@ -9,10 +9,12 @@ from planner.check.check import check_files
 from planner.check.findings import Findings
 from planner.check.report import Report
 from planner.check.source import SourceFile
+from planner.launch.component import launch
 from planner.render import Target, render
 from specs.errors import SpecError
 from specs.plan import Plan
-from specs.service import Engine
+from specs.service import Engine, Mode, Phase, Slo
+from tests.launch.plans import plan_of, unit
 from tests.render import layouts
 from tests.render.plans import NAMES, example
 
@@ -37,6 +39,7 @@ class Folder:
             plan=self.plan if plan else None,
             scenario=self.plan.scenario if cluster else None,
             crds=CRDS if CRDS.is_dir() else None,
+            parsers=False,
         )
 
 
@@ -52,7 +55,8 @@ def by_hand(name: str) -> Plan:
         "wide-trtllm": lambda: layouts.wide(Engine.TRTLLM),
         "deep-sglang": lambda: layouts.deep(Engine.SGLANG),
         "twins": lambda: layouts.twins(),
-        "units": lambda: layouts.units(),
+        # AFD alone decodes: the engine's rules refuse it for a service of both phases.
+        "units": lambda: launch(plan_of(unit(2, 16, 8), mode=Mode.AFD, phase=Phase.DECODE, slo=Slo(tpot_ms=50.0))),
         "prefill-units": lambda: layouts.units_behind_prefill(),
         "single": lambda: layouts.single(),
     }

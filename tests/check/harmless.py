@@ -64,7 +64,8 @@ def _free_port(mutant: Mutant) -> bool:
     if mutant.kind not in ("more", "less"):
         return False
     of_env = bool(re.search(r"env\.\d+\.value$", mutant.path)) and mutant.before.isdecimal()
-    return of_env or bool(_FREE_PORTS.search(f"{mutant.before} {_line(mutant)}"))
+    of_args = bool(re.search(r"args\.\d+$", mutant.path) and re.fullmatch(r"1\d{4}", mutant.before))
+    return of_env or of_args or bool(_FREE_PORTS.search(f"{mutant.before} {_line(mutant)}"))
 
 
 CLASSES: dict[str, Callable[[Mutant], bool]] = {
@@ -78,6 +79,12 @@ CLASSES: dict[str, Callable[[Mutant], bool]] = {
     "patience of probes": lambda m: bool(_PROBE.search(m.path)),
     "object of the user's cluster": lambda m: bool(_OUTSIDE.search(m.path)),
     "default spelled out": lambda m: m.kind == "delete" and bool(_DEFAULTS.search(m.path)),
+    "mount of a config map": lambda m: m.kind == "negate" and m.path.endswith(".readOnly"),
+    "setting of what is switched off": lambda m: m.path.endswith("routing.proxy.targetPort"),
+    "name that nothing else has": lambda m: (
+        m.kind in ("more", "less") and bool(re.search(r"(^|\.)(fullnameOverride|metadata\.name)$", m.path))
+    ),
+    "name of a pod's only container": lambda m: bool(re.search(r"\.containers\.0\.name$", m.path)),
     "name of a service's only port": lambda m: bool(re.search(r"\.spec\.ports\.\d+\.name$", m.path)),
     "free port that one instance uses": _free_port,
     "another version of a kind that the cluster serves": lambda m: (
@@ -90,6 +97,10 @@ CLASSES: dict[str, Callable[[Mutant], bool]] = {
     "weight of the only scorer": lambda m: m.path.endswith(".weight"),
     "CPUs of a router": lambda m: m.path.endswith(".resources.cpus"),
     "patience of a service": lambda m: m.path.endswith("initial_delay_seconds"),
+    "patience of a router": lambda m: (
+        m.kind in ("more", "less")
+        and bool(re.search(r"--(worker-startup-timeout-secs|server_start_timeout) ", _line(m)))
+    ),
     "name of a log": lambda m: bool(re.search(r"#SBATCH --output", _line(m))),
     "image of the user's own": lambda m: bool(re.search(r"\bimage(\.hub|\.tag)?$", m.path)),
 }

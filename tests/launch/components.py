@@ -6,10 +6,12 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from planner.launch.address import Address, Ports
+from planner.launch.command import Process
 from planner.launch.component import Component
-from planner.launch.process import Address, Ports, Process, engine_process, table_for
+from planner.launch.process import engine_process
 from specs.catalog import model
-from specs.engine_table import EngineTable
+from specs.engine_table import EngineTable, engine_table
 from specs.errors import SpecError
 from specs.plan import PoolPlan
 from specs.scenario import Pool, resolve_pool
@@ -18,6 +20,11 @@ from specs.service import Mode, Service
 DEEPSEEK, QWEN, LLAMA = "deepseek-ai/DeepSeek-V3.2", "Qwen/Qwen3-235B-A22B", "meta-llama/Llama-3.1-70B"
 EXPERTS = {DEEPSEEK: 256, QWEN: 128}
 HERE = Address("0", "127.0.0.1", Ports(), {"ffn": "10.0.0.9", "attention": "10.0.0.8"})
+
+
+def table_for(each: Component, version: str | None = None) -> EngineTable:
+    """The flag table of a component: of a version, or of its engine's default for its mode."""
+    return engine_table(each.service.engine, version, mode=each.mode)
 
 
 def component(

@@ -8,14 +8,18 @@ from collections import Counter
 
 import pytest
 import yaml
-from components import DEEPSEEK, HERE, LLAMA, QWEN, component, launched, parsed, unit
+from components import DEEPSEEK, HERE, LLAMA, QWEN, component, launched, parsed, table_for, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans import plan_of
 from plans import unit as plan_unit
 
+from planner.launch.address import Address, Ports
+from planner.launch.command import Process
 from planner.launch.component import Component, DeploymentLaunch
-from planner.launch.process import Address, Ports, Process, Shell, engine_process, quote, router_process, table_for
+from planner.launch.process import engine_process
+from planner.launch.router import router_process
+from planner.launch.shell import Shell, quote
 from planner.render import Target, render
 from specs.engine_table import EngineTable, engine_table, versions
 from specs.errors import SpecError
@@ -28,6 +32,12 @@ def _process(each: Component, address: Address = HERE, **options: object) -> tup
     table = table_for(each)
     process = engine_process(each, table, address, **options)
     return process, parsed(process, table)
+
+
+def _prompt_tokens(each: Component) -> int:
+    """Prompt tokens of a step on the fullest DP rank: prefill workers put whole prompts on ranks."""
+    ranks = min(each.plan.batch, each.plan.dp) if each.plan.role.value == "prefill" else each.plan.dp
+    return math.ceil(each.plan.chunk_tokens / ranks)
 
 
 @pytest.mark.parametrize("version", versions(Engine.VLLM))
@@ -47,7 +57,10 @@ def test_vllm_degrees_and_sizes(version: str) -> None:
             assert (tp, dp, pp) == (plan.tp, plan.dp, plan.pp)
             assert ("--enable-expert-parallel" in flags) == (plan.ep > 1)
             assert int(flags["--max-num-seqs"]) == math.ceil(plan.batch / plan.dp)
-            assert ("--enable-dbo" in flags) == (plan.microbatches > plan.pp)
+            overlaps = plan.microbatches > plan.pp
+            assert ("--enable-dbo" in flags) == overlaps
+            for phase in ("decode", "prefill"):
+                assert flags.get(f"--dbo-{phase}-token-threshold") == ("2" if overlaps else None)
             redundant = flags.get("--eplb-config", {}).get("num_redundant_experts", 0)
             assert redundant == (
                 plan.expert_slots - {DEEPSEEK: 256, QWEN: 128}[each.model.id] if plan.expert_slots else 0
@@ -59,7 +72,7 @@ def test_vllm_degrees_and_sizes(version: str) -> None:
             assert process.env["VLLM_USE_V2_MODEL_RUNNER"] == "1"
             assert tp == 1 or dp == 1
         assert int(flags["--max-num-batched-tokens"]) >= int(flags["--max-num-seqs"])
-        prompts = math.ceil(plan.chunk_tokens / plan.dp)
+        prompts = _prompt_tokens(each)
         decoding = 0 if plan.role.value == "prefill" else int(flags["--max-num-seqs"])
         drafts = flags.get("--speculative-config", {}).get("num_speculative_tokens", 0)
         assert int(flags["--max-num-batched-tokens"]) == max(
@@ -112,12 +125,17 @@ def test_sglang_degrees_and_sizes(version: str) -> None:
             assert int(flags.get("--dp-size", 1)) == plan.dp
             assert ("--enable-dp-attention" in flags) == (plan.dp > 1)
         assert ("--dist-init-addr" in flags) == (each.nodes > 1 or plan.dp > 1)
-        assert plan.batch <= int(flags["--max-running-requests"]) < plan.batch + plan.dp
-        assert int(flags["--max-running-requests"]) % plan.dp == 0
+        prefills = plan.role.value == "prefill"
+        slots, rest = divmod(int(flags["--max-running-requests"]), 4 if prefills else 1)
+        assert plan.batch <= slots < plan.batch + plan.dp
+        assert (rest, slots % plan.dp) == (0, 0)
+        assert flags.get("--prefill-max-requests") == (str(slots // plan.dp) if prefills else None)
         assert ("--enable-two-batch-overlap" in flags) == (plan.microbatches > plan.pp)
         assert flags.get("--disaggregation-mode", "mixed") == plan.role.value
         if plan.chunk_tokens:
-            assert plan.chunk_tokens <= int(flags["--chunked-prefill-size"]) < plan.chunk_tokens + 64 * plan.dp
+            chunk = int(flags["--max-prefill-tokens"])
+            assert _prompt_tokens(each) <= chunk < _prompt_tokens(each) + 64
+            assert int(flags["--chunked-prefill-size"]) == chunk * plan.dp
         else:
             assert "--chunked-prefill-size" not in flags
         assert 0.8 < float(flags["--mem-fraction-static"]) <= 0.9
@@ -143,10 +161,43 @@ def test_trtllm_degrees_and_sizes(version: str) -> None:
             assert document["moe_tensor_parallel_size"] == plan.moe_tp
         assert document["max_seq_len"] == each.max_model_len
         assert document["max_batch_size"] * plan.dp * plan.pp >= plan.batch
-        assert document["max_num_tokens"] >= math.ceil(plan.chunk_tokens / plan.dp)
+        decoding = 0 if plan.role.value == "prefill" else math.ceil(plan.batch / plan.dp)
+        drafts = next((v for k, v in document.get("speculative_config", {}).items() if k != "decoding_type"), 0)
+        prompts = document["max_num_tokens"] - decoding * (1 + drafts)
+        assert prompts % 32 == 0 or not plan.chunk_tokens
+        assert _prompt_tokens(each) <= prompts < _prompt_tokens(each) + 32
         assert ("cache_transceiver_config" in document) == (each.mode is Mode.PREFILL_DECODE)
         assert process.tasks_per_node == (each.gpus_on_node if each.nodes > 1 else 0)
     assert count > 60
+
+
+@pytest.mark.parametrize("batch", [1, 4, 8, 24])
+def test_a_rank_has_room_for_the_whole_chunk_of_a_prompt(batch: int) -> None:
+    """4,000 tokens of each of `batch` prompts per step: on eight DP ranks a prompt lies on one of them."""
+    expected = 4000 * math.ceil(batch / 8)
+    shape = {"role": "prefill", "mode": "prefill_decode", "dp": 8, "batch": batch, "chunk_tokens": 4000 * batch}
+    vllm = _process(component("vllm", ep=8, expert_slots=256, **shape))[1]
+    assert int(vllm["--max-num-batched-tokens"]) == expected
+    sglang = _process(component("sglang", ep=8, expert_slots=256, **shape))[1]
+    pages = math.ceil(expected / 64) * 64
+    assert [int(sglang[flag]) for flag in ("--max-prefill-tokens", "--chunked-prefill-size")] == [pages, pages * 8]
+    process, _ = _process(component("trtllm", ep=8, expert_slots=256, **shape))
+    (text,) = process.files.values()
+    assert yaml.safe_load(text)["max_num_tokens"] == expected
+
+
+def test_trtllm_chunks_end_at_blocks() -> None:
+    process, _ = _process(component("trtllm", tp=8, chunk_tokens=1001, batch=3))
+    (text,) = process.files.values()
+    assert yaml.safe_load(text)["max_num_tokens"] == 1024 + 3
+
+
+def test_sglang_prefill_keeps_requests_whose_cache_is_on_its_way() -> None:
+    """A request is counted until its cache has arrived; without a hand-over there is nothing to wait for."""
+    shape = {"role": "prefill", "dp": 8, "ep": 8, "expert_slots": 256, "batch": 16, "chunk_tokens": 8192}
+    for mode, running in (("prefill_decode", 64), ("aggregated", 16)):
+        flags = _process(component("sglang", mode=mode, **shape))[1]
+        assert (flags["--prefill-max-requests"], flags["--max-running-requests"]) == ("2", str(running))
 
 
 def test_exchange_follows_role_and_domain() -> None:
@@ -157,8 +208,13 @@ def test_exchange_follows_role_and_domain() -> None:
         assert _process(component(role=role, **wide, gpu="gb200", gpus_per_node=4))[1]["--all2all-backend"] == (
             "allgather_reducescatter"
         )
-    for role, deepep in {"prefill": "normal", "decode": "low_latency"}.items():
-        assert _process(component("sglang", role=role, **wide))[1]["--deepep-mode"] == deepep
+    for role, deepep in {"prefill": "normal", "decode": "low_latency", "mixed": "auto"}.items():
+        mode = "aggregated" if role == "mixed" else "prefill_decode"
+        assert _process(component("sglang", role=role, **{**wide, "mode": mode}))[1]["--deepep-mode"] == deepep
+    mixed = _process(component(dp=16, ep=16, expert_slots=256))[1]
+    assert mixed["--all2all-backend"] == "allgather_reducescatter"
+    with pytest.raises(SpecError, match=r"overlap of prompts and decoding in one worker; can: sglang"):
+        _process(component(dp=8, ep=8, expert_slots=256, microbatches=2))
 
 
 def test_afd_sides_agree() -> None:
@@ -225,11 +281,33 @@ def test_weights_of_an_own_model_are_its_folder() -> None:
         assert "models/mine/config.json" not in process.words
 
 
+@pytest.mark.parametrize(
+    ("given", "loaded"),
+    [
+        ("deepseek-ai/DeepSeek-V3.2", "deepseek-ai/DeepSeek-V3.2"),
+        ("/m/config.json", "/m"),
+        ("config.json", "."),
+        ("models/mine", "models/mine"),
+    ],
+)
+def test_weights_are_an_id_or_a_folder(given: str, loaded: str) -> None:
+    each = component()
+    own = each.service.model_copy(update={"model": given})
+    assert Component(each.name, own, each.model, each.mode, each.pool, each.plan, 8192).weights == loaded
+
+
+def test_weights_are_not_beside_a_file_of_another_name() -> None:
+    each = component()
+    own = each.service.model_copy(update={"model": "/m/foo-config.json"})
+    with pytest.raises(SpecError, match=r"'foo-config.json'; accepted: a Hugging Face id, a config\.json"):
+        _ = Component(each.name, own, each.model, each.mode, each.pool, each.plan, 8192).weights
+
+
 REFUSALS = [
     (component(tp=2, dp=4, ep=4, moe_tp=2, expert_slots=256), "tensor-parallel shards.*can: sglang, trtllm"),
     (component(of=LLAMA, tp=1, dp=4), "data-parallel attention of a dense model; can: sglang"),
     (component(tp=8, dp=1, ep=8, expert_slots=256, microbatches=2), "two-batch overlap without.*sglang"),
-    (component(dp=8, ep=8, expert_slots=256, microbatches=3), "3 micro-batches"),
+    (component(role="decode", dp=8, ep=8, expert_slots=256, microbatches=3), "3 micro-batches"),
     (component("trtllm", dp=8, ep=8, expert_slots=256, microbatches=2), "two-batch overlap; can: vllm, sglang"),
     (component("trtllm", tp=2, dp=4, ep=8, expert_slots=256), "all data-parallel or all tensor-parallel"),
     (component("sglang", of=LLAMA, tp=8, microbatches=2), "two-batch overlap without data-parallel attention"),
@@ -368,8 +446,6 @@ def test_ranks_from_the_shell_are_ranks_by_number(rank: int) -> None:
         by_shell = engine_process(each, table, Address("$NODE_RANK", "$LEADER", host="$HOST"))
         environment = {"NODE_RANK": str(rank), "LEADER": "10.0.0.1", "HOST": "10.0.0.7"}
         assert _shell(by_shell, environment) == _shell(by_number)
-        assert by_number.is_literal
-        assert not by_shell.is_literal
 
 
 def test_a_known_follower_needs_no_condition() -> None:

@@ -9,8 +9,9 @@ from components import DEEPSEEK, LLAMA, QWEN, component, unit
 
 from planner.costs.layout import AfdLayout, Layout
 from planner.costs.site import Site
+from planner.launch.address import Address
 from planner.launch.component import Component
-from planner.launch.process import Address, engine_process
+from planner.launch.process import engine_process
 from planner.launchable import Launchable
 from planner.options.layouts import afd_units, layouts
 from specs import engine_table, launch_rules
@@ -33,6 +34,12 @@ STRICTER = {
     "no pipeline parallelism in P/D (NixlConnector)",
     "no redundant experts for this model",
     "decode pipelines only with the stages of prefill",
+    "no exchange for both prompts and decoding beyond one scale-up domain, or in dual batch overlap",
+    "DeepEP's normal mode needs EP of 2, 4, 8, 16, 24, 32, 64, 128, 144 or 160",
+    "DeepEP's high-throughput mode needs EP of 2, 4, 8, 16, 24, 32, 64, 128, 144 or 160",
+    "DeepEP's normal mode spans only nodes of 8 GPUs",
+    "DeepEP's high-throughput mode spans only nodes of 8 GPUs",
+    "DeepEP needs fewer than 8 EP ranks or a multiple of 8",
     "two-batch overlap needs EP over all ranks",
     "two-batch overlap only for DeepSeek (and models of its layers), Qwen3 MoE and MiMo V2",
 }

@@ -37,6 +37,12 @@ def worker_launches(service: Service, pool: ResolvedPool, layout: Layout, expert
     redundant = moe and layout.expert_slots > experts
     speculates = service.speculative is not None
     sharded = layout.moe_tp > 1
+    spread = layout.ep > 1 and layout.dp > 1 and not sharded
+    if service.engine is not Engine.TRTLLM and spread and (layout.overlap or layout.ep > pool.scale_up_domain):
+        if service.engine is Engine.VLLM and handed is None:
+            return False
+        if not deepep_launches(pool, layout.ep, low_latency=handed == "decode"):
+            return False
     if service.engine is Engine.VLLM:
         old = pool.gpu.architecture.value == "ampere" and service.kv_cache_dtype.value == "fp8"
         bare = service.model.lower().startswith(("openai/gpt-oss", "stepfun-ai/step3", "minimaxai/minimax-m2"))
@@ -72,6 +78,14 @@ def worker_launches(service: Service, pool: ResolvedPool, layout: Layout, expert
         and not (layout.dp > 1 and layout.tp > 1)
         and not (speculates and layout.pp > 1)
     )
+
+
+def deepep_launches(pool: ResolvedPool, ranks: int, *, low_latency: bool) -> bool:
+    """Whether DeepEP has kernels for so many ranks: 8 are peers in NVLink, and normal kernels are tuned for sizes."""
+    if low_latency:
+        return ranks < 8 or ranks % 8 == 0
+    tuned = ranks in {2, 4, 8, 16, 24, 32, 64, 128, 144, 160}
+    return tuned and (ranks <= pool.gpus_per_node or pool.gpus_per_node == 8)
 
 
 def block_scales(service: Service) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.launch.component import Launch, launch
-from specs.plan import PoolPlan, Role
+from specs.plan import Plan, PoolPlan, Role
 from specs.scenario import Pool
 from specs.service import Engine, Mode
 from tests.launch.plans import plan_of, unit, worker
@@ -64,6 +64,38 @@ def twins(engine: Engine = Engine.VLLM) -> Launch:
     """Aggregated on two pools of the same GPU."""
     pools = (Pool(name="east", gpu="h200", count=16), Pool(name="west", gpu="h200", count=16))
     return launch(plan_of((worker(2, 8, pool="east"), worker(4, 4, pool="west")), cluster=pools, engine=engine))
+
+
+def rack(engine: Engine = Engine.VLLM) -> Launch:
+    """Decode alone, instances over the nodes of a rack-wide scale-up domain."""
+    pool = Pool(name="rack", gpu="gb200", count=72)
+    return launch(plan_of((spread(1, 16, pool="rack"),), cluster=(pool,), engine=engine, phase="decode"))
+
+
+def twin_sides() -> Launch:
+    """P/D on two pools of the same GPU."""
+    pools = (Pool(name="east", gpu="h200", count=16), Pool(name="west", gpu="h200", count=16))
+    sides = (worker(2, 8, Role.PREFILL, "east"), worker(2, 8, Role.DECODE, "west"))
+    return launch(plan_of(sides, mode=Mode.PREFILL_DECODE, cluster=pools))
+
+
+def two_modes() -> Plan:
+    """An AFD service beside an aggregated one, on one engine."""
+    pools = (Pool(name="h100", gpu="h100", count=32),)
+    parts = (
+        plan_of(unit(1, 8, 8), mode=Mode.AFD, cluster=pools, services=("units",), phase="decode"),
+        plan_of((worker(2, 8),), cluster=pools, services=("chat",)),
+    )
+    first, second = (part.model_dump(by_alias=True, mode="json") for part in parts)
+    first["services"] += second["services"]
+    first["scenario"]["services"] += second["scenario"]["services"]
+    total = {
+        "gpus_used": {"h100": 32},
+        "gpus_idle": {"h100": 0},
+        "cost_per_hour": first["cost_per_hour"] + second["cost_per_hour"],
+        "certificate": {"incumbent": 400.0, "bound": 400.0, "gap": 0.0},
+    }
+    return Plan.model_validate(first | total)
 
 
 def single() -> Launch:

@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ import yaml
 
 from planner.check.node import Node, read_yaml
 from planner.check.structure import problems
+from planner.launch.address import Address
 from planner.launch.component import Launch
-from planner.launch.process import Address, engine_process
-from specs.engine_table import EngineTable
+from planner.launch.process import engine_process
+from specs.engine_table import engine_table
 from specs.errors import SpecError
-from specs.service import Engine
 
 Document = dict[str, Any]
 
@@ -109,6 +109,18 @@ def containers(value: object) -> Iterator[Document]:
             yield from containers(inner)
 
 
+def selectors(value: object) -> Iterator[dict[str, str]]:
+    """Every node selector in a document."""
+    if isinstance(value, dict):
+        if isinstance(value.get("nodeSelector"), dict):
+            yield value["nodeSelector"]
+        for inner in value.values():
+            yield from selectors(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from selectors(inner)
+
+
 def expanded(words: list[str], variables: Mapping[str, str]) -> list[str]:
     """Words of `command` and `args` as the kubelet hands them to the process."""
 
@@ -134,13 +146,15 @@ def run(container: Document, folder: Path, variables: Mapping[str, str]) -> list
     return done.stdout.split("\0")[:-1]
 
 
-def refusal(wanted: Launch, table_of: Callable[[Engine], EngineTable]) -> str | None:
+def refusal(wanted: Launch) -> str | None:
     """Why an engine cannot launch a component, whatever the target; None where all can be launched."""
     for deployment in wanted.deployments:
         for component in deployment.components:
             partner = next((c for c in deployment.components if c is not component and c.plan.unit is not None), None)
             try:
-                engine_process(component, table_of(component.service.engine), Address(), partner=partner)
+                engine_process(
+                    component, engine_table(component.service.engine, mode=component.mode), Address(), partner=partner
+                )
             except SpecError as error:
                 return error.message
     return None

@@ -73,7 +73,16 @@ done
 """
 
 _SCONTROL = """#!/bin/bash
-tr ',' '\\n' <<<"$3"
+case $2 in
+  hostnames) tr ',' '\\n' <<<"$3" ;;
+  node) echo "   NodeAddr=$3 NodeHostName=$3 Version=22.05.8" ;;
+esac
+"""
+
+_GETENT = """#!/bin/bash
+# As on Debian, a name is first the loopback; STAGE_ALONE is a node that has no other.
+echo "127.0.1.1       STREAM $2"
+[[ $2 == "${STAGE_ALONE:-}" ]] || echo "at-$2       STREAM"
 """
 
 _CURL = """#!/bin/bash
@@ -134,7 +143,14 @@ class Stage:
         self._stage = folder / "stage"
         for name in ("bin", "calls", "granted", "groups"):
             (self._stage / name).mkdir(parents=True)
-        fakes = {"mpirun": _MPIRUN, "srun": _SRUN, "scontrol": _SCONTROL, "curl": _CURL, "sleep": _SLEEP}
+        fakes = {
+            "mpirun": _MPIRUN,
+            "srun": _SRUN,
+            "scontrol": _SCONTROL,
+            "getent": _GETENT,
+            "curl": _CURL,
+            "sleep": _SLEEP,
+        }
         for name, text in (dict.fromkeys(PROGRAMS, _RECORD) | fakes).items():
             (self._stage / "bin" / name).write_text(text)
             (self._stage / "bin" / name).chmod(0o755)

@@ -16,7 +16,7 @@ from tests.render import layouts, manifests
 from tests.render.plans import NAMES, ROOT, example
 
 SCHEMA = ROOT / "specs" / "data" / "schemas" / "dynamographdeployment-v1beta1.json"
-OPERATORS = {"--nnodes", "--node-rank", "--dist-init-addr", "--host", "--port", "--headless", "--master-addr"}
+OPERATORS = {"--nnodes", "--node-rank", "--dist-init-addr", "--port", "--headless", "--master-addr"}
 
 
 def rendered(wanted: Launch) -> dict[str, str]:
@@ -53,6 +53,10 @@ def check(wanted: Launch) -> dict[str, str]:
             [main] = component["podTemplate"]["spec"]["containers"]
             assert main["name"] == "main"
             assert not OPERATORS & set(main["args"])
+            # What decode asks for its prefill listens at SGLang's host.
+            host = main["args"][main["args"].index("--host") + 1] if "--host" in main["args"] else None
+            served = component["type"] != "frontend" and graph["spec"]["backendFramework"] == "sglang"
+            assert host == ("0.0.0.0" if served else None)
             nodes = component.get("multinode", {}).get("nodeCount", 0)
             assert nodes != 1
             # Grove: graph, scaling group and pod clique, "-ldr" and "-wkr" for several nodes.

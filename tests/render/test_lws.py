@@ -3,8 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from planner.launch.component import Launch, launch
 from planner.render.lws import files
-from specs.engine_table import EngineTable, engine_table
+from specs.engine_table import engine_table
 from specs.errors import SpecError
 from specs.service import Engine, Mode
 from tests.render import layouts, manifests
@@ -23,14 +22,8 @@ WORKER = {**LEADER, "POD_IP": "10.0.0.3", "LWS_WORKER_INDEX": "2"}
 PREFIX = "leaderworkerset.sigs.k8s.io"
 
 
-def table_of(wanted: Launch) -> Callable[[Engine], EngineTable]:
-    """The flags of the versions that have what is wanted."""
-    units = any(deployment.mode in (Mode.AFD, Mode.PREFILL_DECODE_AFD) for deployment in wanted.deployments)
-    return partial(engine_table, mode=Mode.AFD) if units else engine_table
-
-
 def rendered(wanted: Launch) -> dict[str, str]:
-    return files(wanted, table_of(wanted))
+    return files(wanted, engine_table)
 
 
 def groups(texts: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -97,7 +90,7 @@ def check_addresses(texts: Mapping[str, str]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_examples(name: str, crds: Path) -> None:
     wanted = launch(example(name))
-    refusal = manifests.refusal(wanted, table_of(wanted))
+    refusal = manifests.refusal(wanted)
     if refusal is not None:
         with pytest.raises(SpecError, match=re.escape(refusal)):
             rendered(wanted)
@@ -205,3 +198,22 @@ def test_a_hostile_model_stays_one_word(crds: Path, tmp_path: Path) -> None:
 def test_names_that_services_cannot_have() -> None:
     with pytest.raises(SpecError, match="begins with a digit"):
         rendered(layouts.deep(services=("70b",)))
+
+
+@pytest.mark.parametrize("engine", [Engine.VLLM, Engine.SGLANG])
+def test_routers_wait_as_long_as_engines_may_start(engine: Engine) -> None:
+    texts = rendered(layouts.deep(engine))
+    probe = pods(groups(texts)[0])[0]["spec"]["containers"][0]["startupProbe"]
+    [router] = manifests.of_kind(texts, "Deployment")
+    script = router["spec"]["template"]["spec"]["containers"][0]["args"][0]
+    [waits] = re.findall(r"--worker-startup-timeout-secs (\d+)", script)
+    assert int(waits) >= probe["periodSeconds"] * probe["failureThreshold"] >= 3600
+
+
+def test_files_say_what_nothing_in_them_does() -> None:
+    [text] = [text for name, text in rendered(layouts.rack(Engine.VLLM)).items() if name.endswith(".yaml")]
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    assert any("computes decode alone, and nothing here hands KV cache over" in line for line in comments)
+    assert any("16 GPUs of an instance in one scale-up domain of 72" in line for line in comments)
+    assert any("nvidia.com/gpu.clique" in line for line in comments)
+    assert not [line for text in rendered(layouts.deep()).values() for line in text.splitlines() if "domain" in line]

@@ -45,7 +45,7 @@ def gpus(config: dict[str, Any]) -> int:
     return int(config["deployment_config"]["num_replicas"] * ranks * per_rank)
 
 
-def wide(role: Role = Role.MIXED, pool: str = "h100", replicas: int = 2) -> PoolPlan:
+def wide(role: Role = Role.DECODE, pool: str = "h100", replicas: int = 2) -> PoolPlan:
     """Replicas of 16 data-parallel ranks with their experts spread over all."""
     return PoolPlan(
         role=role,
@@ -76,7 +76,7 @@ def test_applications_take_the_gpus_of_the_plan(name: str) -> None:
 
 def test_engine_arguments_are_vllms_own() -> None:
     flags = engine_table(Engine.VLLM).server.flags
-    plans = [example("demand-cost"), plan_of([wide()]), plan_of([worker(2, 8)])]
+    plans = [example("demand-cost"), plan_of([wide()], phase="decode"), plan_of([worker(2, 8)])]
     for plan in plans:
         for application in applications(render(plan, Target.RAY)):
             for config in configs(application).values():
@@ -86,7 +86,7 @@ def test_engine_arguments_are_vllms_own() -> None:
 
 
 def test_data_parallel_ranks_are_replicas_in_groups() -> None:
-    (application,) = applications(render(plan_of([wide()]), Target.RAY))
+    (application,) = applications(render(plan_of([wide()], phase="decode"), Target.RAY))
     assert application["import_path"] == "ray.serve.llm:build_dp_openai_app"
     config = configs(application)[""]
     assert gpus(config) == 32
@@ -157,7 +157,7 @@ def test_a_rank_over_nodes_is_refused() -> None:
     pool = Pool(name="gb200", gpu="gb200", count=16)
     ranks = wide(pool="gb200", replicas=1).model_copy(update={"dp": 2, "tp": 8})
     with pytest.raises(SpecError, match="the 8 GPUs of a data-parallel rank"):
-        render(plan_of([ranks], cluster=[pool]), Target.RAY)
+        render(plan_of([ranks], cluster=[pool], phase="decode"), Target.RAY)
 
 
 def test_an_unknown_gpu_is_refused() -> None:

@@ -10,12 +10,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from planner.check.check import check
 from planner.render import Target, render
+from planner.render.folder import write_folder
+from specs.engine_table import engine_table
 from specs.errors import SpecError
 from specs.plan import PoolPlan, Role
 from specs.scenario import Pool
 from specs.service import Engine, Mode
 from tests.launch.plans import plan_of, unit, worker
+from tests.render import layouts
 from tests.render.plans import example
 from tests.render.stage import EXAMPLES, Call, Stage, shares, world_gpus
 
@@ -194,7 +198,7 @@ def test_stopping_a_node_stops_its_engines(tmp_path: Path) -> None:
 
 def test_nodes_of_an_instance_meet_at_the_first(tmp_path: Path) -> None:
     wide = PoolPlan(
-        role=Role.MIXED,
+        role=Role.DECODE,
         gpu_pool="h100",
         replicas=1,
         gpus_per_replica=16,
@@ -202,10 +206,9 @@ def test_nodes_of_an_instance_meet_at_the_first(tmp_path: Path) -> None:
         ep=16,
         expert_slots=128,
         batch=64,
-        chunk_tokens=2048,
         utilisation=1.0,
     )
-    files = render(plan_of([wide]), Target.VLLM)
+    files = render(plan_of([wide], phase="decode"), Target.VLLM)
     stage = Stage(tmp_path, files)
     (stage.folder / "hosts.env").write_text("HOST_H100_0=127.0.0.1\nHOST_H100_1=127.0.0.2\n")
     first, second = sorted(run_nodes(stage, files), key=lambda call: call.node)
@@ -287,3 +290,19 @@ def test_a_share_that_differs_from_node_to_node_is_refused() -> None:
     plan = plan_of(unit(1, 11, 5), mode=Mode.AFD, phase="decode", cluster=[Pool(name="h100", gpu="h100", count=16)])
     with pytest.raises(SpecError, match="11 GPUs of one instance do not divide over 2 nodes"):
         render(plan, Target.VLLM)
+
+
+@pytest.mark.parametrize("target", [Target.VLLM, Target.SLURM])
+def test_each_deployment_has_the_version_that_its_mode_needs(target: Target, tmp_path: Path) -> None:
+    plan = layouts.two_modes()
+    files = render(plan, target)
+    inventory = json.loads(files["inventory.json"])
+    needed = {"units": engine_table(Engine.VLLM, mode=Mode.AFD).version, "chat": engine_table(Engine.VLLM).version}
+    assert inventory["versions"] == needed
+    for deployment, version in needed.items():
+        tops = [text for path, text in files.items() if path.startswith(f"instances/{deployment}-")]
+        assert tops
+        assert all(f"vllm {version}" in text for text in tops)
+    write_folder(tmp_path / "out", files, force=False)
+    report = check(tmp_path / "out", plan=None, scenario=None, crds=None)
+    assert [v for v in report.violations if v.file in files] == []

@@ -113,7 +113,7 @@ def test_independent_replicas_are_a_service() -> None:
 
 def test_nodes_of_an_instance_are_one_task(tmp_path: Path) -> None:
     wide = PoolPlan(
-        role=Role.MIXED,
+        role=Role.DECODE,
         gpu_pool="h100",
         replicas=1,
         gpus_per_replica=16,
@@ -121,10 +121,9 @@ def test_nodes_of_an_instance_are_one_task(tmp_path: Path) -> None:
         ep=16,
         expert_slots=128,
         batch=64,
-        chunk_tokens=2048,
         utilisation=1.0,
     )
-    files = render(plan_of([wide]), Target.SKYPILOT)
+    files = render(plan_of([wide], phase="decode"), Target.SKYPILOT)
     (task,) = [task for task in tasks(files) if gpus(task)[1]]
     assert task["num_nodes"] == 2
     for call in run(Stage(tmp_path, files), task):

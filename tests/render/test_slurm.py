@@ -112,7 +112,7 @@ def test_the_router_knows_the_hosts_that_slurm_gave(tmp_path: Path) -> None:
     _, called = jobs(example("demand-cost"), tmp_path)
     (router,) = [call for call in called["assistant"] if routes(call)]
     known = sorted(word for word in router.argv if word.startswith("http://"))
-    serving = sorted(f"http://{call.node}:{call.value('--port')}" for call in engines(called["assistant"]))
+    serving = sorted(f"http://at-{call.node}:{call.value('--port')}" for call in engines(called["assistant"]))
     assert known == serving
 
 
@@ -133,7 +133,7 @@ def test_ports_stay_apart_where_slurm_may_put_nodes_together(tmp_path: Path) -> 
 
 def test_nodes_of_an_instance_are_ranked_by_host(tmp_path: Path) -> None:
     wide = PoolPlan(
-        role=Role.MIXED,
+        role=Role.DECODE,
         gpu_pool="h100",
         replicas=2,
         gpus_per_replica=16,
@@ -141,14 +141,13 @@ def test_nodes_of_an_instance_are_ranked_by_host(tmp_path: Path) -> None:
         ep=16,
         expert_slots=128,
         batch=64,
-        chunk_tokens=2048,
         utilisation=1.0,
     )
-    _, called = jobs(plan_of([wide]), tmp_path)
+    _, called = jobs(plan_of([wide], phase="decode"), tmp_path)
     leaders = Counter(call.value("--data-parallel-address") for call in engines(called["chat"]))
     assert sorted(leaders.values()) == [2, 2]
     for call in engines(called["chat"]):
-        first = call.node == call.value("--data-parallel-address")
+        first = f"at-{call.node}" == call.value("--data-parallel-address")
         assert ("--headless" not in call.argv) == first
         assert call.number("--data-parallel-start-rank", 0) == (0 if first else 8)
 
@@ -166,7 +165,7 @@ def test_sides_of_an_afd_unit_share_a_job(tmp_path: Path) -> None:
     for call in submit(stage, "chat"):
         afd = json.loads(call.value("--additional-config") or "")["afd"]
         sides[afd["role"]] = (call.node, afd["host"])
-    assert sides == {"attention": ("h100-0-0", "h200-1-0"), "ffn": ("h200-1-0", "h200-1-0")}
+    assert sides == {"attention": ("h100-0-0", "at-h200-1-0"), "ffn": ("h200-1-0", "at-h200-1-0")}
 
 
 def test_steps_run_in_a_container_where_one_is_named(tmp_path: Path) -> None:
@@ -197,3 +196,27 @@ def test_a_job_needs_its_folder_and_hosts(tmp_path: Path) -> None:
     result = stage.run("bash", "llama-3-1-70b.sbatch", SLURM_SUBMIT_DIR=str(stage.folder), SLURM_JOB_NODELIST="")
     assert result.returncode != 0
     assert stage.calls() == []
+
+
+def test_a_node_that_knows_itself_as_loopback_alone_gives_its_own_address(tmp_path: Path) -> None:
+    plan = plan_of(unit(1, 8, 8, pools=("h100", "h200")), mode=Mode.AFD, phase="decode")
+    stage = Stage(tmp_path, render(plan, Target.SLURM))
+    (tmp_path / "stage" / "bin" / "hostname").write_text("#!/bin/bash\necho '10.0.0.7 172.17.0.1 '\n")
+    (tmp_path / "stage" / "bin" / "hostname").chmod(0o755)
+    stage.grant("n1", "0,1,2,3,4,5,6,7", 0)
+    stage.grant("n2", "0,1,2,3,4,5,6,7", 1)
+    variables = {"SLURM_SUBMIT_DIR": str(stage.folder), "SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n2"}
+    hosts = {"SLURM_JOB_NODELIST_HET_GROUP_0": "n1", "SLURM_JOB_NODELIST_HET_GROUP_1": "n2"}
+    result = stage.run("bash", "chat.sbatch", STAGE_ALONE="n2", **variables, **hosts)
+    assert result.returncode == 0, result.stderr
+    found = {call.node: json.loads(call.value("--additional-config") or "")["afd"]["host"] for call in stage.calls()}
+    assert found == {"n1": "10.0.0.7", "n2": "10.0.0.7"}
+
+
+def test_whole_nodes_are_taken_with_their_memory() -> None:
+    whole = render(plan_of([worker(1, 8)]), Target.SLURM)
+    assert "#SBATCH --exclusive\n#SBATCH --mem=0\n" in whole["chat.sbatch"]
+    part = render(plan_of([worker(1, 4)]), Target.SLURM)
+    assert "--exclusive" not in part["chat.sbatch"]
+    assert "--mem" not in part["chat.sbatch"]
+    assert "--mem-per-gpu" in part["README.txt"]

@@ -16,6 +16,7 @@ from specs.catalog import gpu, gpu_ids
 from specs.engine_table import engine_table
 from specs.scenario import Pool, resolve_pool
 from tests.launch.plans import plan_of, worker
+from tests.render import layouts, manifests
 from tests.render.plans import example
 from tests.render.stage import EXAMPLES
 
@@ -57,6 +58,20 @@ def test_racks_are_placement_groups() -> None:
     (pool,) = node_pools(render(plan_of([worker(2, 64, pool="rack")], cluster=[rack]), Target.TERRAFORM)).values()
     assert pool["placement_groups"] == [16, 16]
     assert pool["nodes_per_domain"] == 18
+
+
+@pytest.mark.parametrize("target", [Target.DYNAMO, Target.LWS, Target.LLM_D, Target.KSERVE])
+def test_nodes_have_the_label_that_manifests_select(target: Target) -> None:
+    wanted = layouts.twins() if target is not Target.KSERVE else layouts.twin_sides()
+    selected: dict[str, str] = {}
+    for document in manifests.documents(render(wanted.plan, target)):
+        for selector in manifests.selectors(document):
+            extra = {key: value for key, value in selector.items() if key != "nvidia.com/gpu.product"}
+            selected |= {value: key for key, value in extra.items()}
+    pools = node_pools(render(wanted.plan, Target.TERRAFORM))
+    assert set(selected) == {"east", "west"}
+    for pool, label in selected.items():
+        assert pools[pool]["labels"][label] == pool
 
 
 @pytest.mark.parametrize("name", gpu_ids())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from planner.check.arguments import Arguments, read_arguments
+from planner.check.asides import is_harmless_variable
 from planner.check.commands import Commands
 from planner.check.folder import Folder
 from planner.check.instance import Fleet, Instance, Process, Seat
@@ -13,6 +14,7 @@ from planner.check.node import Node
 from planner.check.place import Fact
 from planner.check.readers.kubernetes import manifest_files, read_manifests
 from planner.check.readers.pods import COMPONENT_LABEL, ROLE_LABEL, Manifests, Pod, labels_of
+from planner.check.readers.router import ANY_HOST
 from specs.engine_table import EngineTable, Flag, FlagKind, Program
 from specs.plan import Role
 from specs.service import Engine
@@ -210,6 +212,9 @@ class _Graph:
         if arguments.text("model") is None:
             self.findings.wrong(RULE, place, "does not say its model", "--model")
         self._check_side(arguments, engine, role)
+        if engine is Engine.SGLANG and role is not Role.MIXED and arguments.text("host") != ANY_HOST:
+            message = f"must be {ANY_HOST}: decode asks prefill there for its KV cache"
+            self.findings.wrong(RULE, arguments.place_of("host"), message, "--host")
         env = {name: value for name, value in pod.env().items() if name not in ("HF_HOME", "HF_HUB_CACHE")}
         self._check_env(env, table)
         return commands.built(table, arguments, env, place)
@@ -228,7 +233,7 @@ class _Graph:
     def _check_env(self, env: dict[str, Fact[str]], table: EngineTable) -> None:
         known = set(table.environment.values())
         for name, value in env.items():
-            if name not in known:
+            if name not in known and not is_harmless_variable(name):
                 self.findings.wrong(RULE, value.place, "is a variable that no engine is known to read", name)
 
 

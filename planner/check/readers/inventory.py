@@ -29,9 +29,20 @@ def versions(inventory: Node | None, findings: Findings) -> dict[Engine, Fact[st
     return found
 
 
+def version_of(inventory: Node | None, deployment: str) -> Fact[str] | None:
+    """Engine version of a deployment, where the deployments of one engine have several."""
+    node = inventory.get("versions", deployment) if inventory is not None else None
+    return Fact(node.value, node.place) if node is not None and isinstance(node.value, str) else None
+
+
 def check_inventory(inventory: Node, fleet: Fleet, findings: Findings) -> None:
     """Compare every entry with what was read from the scripts."""
-    _known_fields(inventory, ("engines", "pools", "instances", "routers"), findings)
+    several = inventory.get("versions")
+    fields = ("engines", *(("versions",) if several is not None else ()), "pools", "instances", "routers")
+    _known_fields(inventory, fields, findings)
+    deployments = {instance.service.value for instance in fleet.instances if instance.service is not None}
+    if several is not None and set(several.fields) != deployments:
+        findings.wrong(RULE, several.place, f"must name {', '.join(sorted(deployments))}", "versions")
     used = {instance.leader.engine for instance in fleet.instances if instance.leader is not None}
     engines = inventory.get("engines")
     for name, node in engines.fields.items() if engines is not None else ():

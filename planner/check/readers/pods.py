@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from planner.check.asides import is_harmless_variable, without_asides
 from planner.check.commands import Commands, Text, spoken_words
 from planner.check.findings import Findings
 from planner.check.instance import Process
@@ -418,7 +419,7 @@ class Pod:
             message = f"is {engine.value}'s, and runs {process.engine.value}"
             self.findings.wrong(RULE, self.container.fields["image"].place, message, "image")
         for name, value in env.items():
-            if name not in ("HF_HOME", "HF_HUB_CACHE") and process is not None:
+            if process is not None and not is_harmless_variable(name):
                 self.findings.wrong(RULE, value.place, "is a variable that no engine is known to read", name)
         return process
 
@@ -444,7 +445,7 @@ def container_script(container: Node, findings: Findings) -> Script | None:
 
 def _script(commands: Sequence[Command], place: Place, findings: Findings) -> Script | None:
     """`set -eu`, loops that resolve names, and one `exec`."""
-    left = list(commands)
+    left = without_asides(commands, findings)
     if not left or [word.raw for word in left[0].words] != ["set", "-eu"]:
         findings.wrong(RULE, place, "must start with `set -eu`, so that a failure ends it")
     else:

@@ -20,6 +20,8 @@ from specs.service import Engine
 RULE = "router"
 ANY_HOST = "0.0.0.0"
 POLICY = "round_robin"
+LEAST_START_SECONDS = 600
+"""Time to load a model before a router gives its server up."""
 
 
 def read_router(
@@ -85,6 +87,10 @@ def _check_waits(router: Router, waited: Sequence[Fact[str]], programs: Commands
 
 def router_of(table: EngineTable, arguments: Arguments, deployment: str, programs: Commands) -> Router:
     """The router of a command."""
+    patience = arguments.whole("startup_timeout")
+    if patience is None or patience < LEAST_START_SECONDS:
+        message = f"must be {LEAST_START_SECONDS} s or more, which models take to load, got {patience}"
+        programs.findings.wrong(RULE, arguments.place_of("startup_timeout"), message, "startup_timeout")
     if table.engine is Engine.TRTLLM:
         return _configured(table, arguments, deployment, programs)
     findings = programs.findings

@@ -10,7 +10,7 @@ from planner.check.folder import Folder
 from planner.check.instance import Fleet, Instance, Router, Seat
 from planner.check.names import deployment_of, role_of
 from planner.check.place import Fact, Place
-from planner.check.readers.inventory import check_inventory, versions
+from planner.check.readers.inventory import check_inventory, version_of, versions
 from planner.check.readers.router import read_router
 from planner.check.readers.share import JOIN, LOAD_HOSTS, STOP, STRICT, TO_FOLDER, Share, engine_run, read_share
 from planner.check.script import unknown, without_blocks
@@ -130,7 +130,7 @@ class _Scripts:
         words = [word.value for word in share.run]
         if words[1:2] == ["mpirun"]:
             return self._under_mpi(share, file, name, rank, node)
-        process = engine_run(share, self.commands, None)
+        process = engine_run(share, self.commands, self._version(name))
         gpus = share.gpus
         if gpus is None:
             self.findings.wrong("gpus", Place(file), "does not say which GPUs it sees")
@@ -139,6 +139,9 @@ class _Scripts:
             self.findings.wrong("command", share.place, "is started with MPI's launcher, but not by MPI")
         host = f"${host_variable(*node.value.rsplit('-', 1))}" if node is not None else None
         return [(rank, Seat(Fact(len(gpus.value), gpus.place), process, node, gpus.value, host))]
+
+    def _version(self, instance: str) -> Fact[str] | None:
+        return version_of(self.inventory, deployment_of(instance.rpartition("-")[0]))
 
     def _share(self, file: str) -> Share | None:
         blocks = (STRICT, TO_FOLDER, LOAD_HOSTS)
@@ -181,7 +184,7 @@ class _Scripts:
         inner = self._share(task)
         if inner is None:
             return []
-        process = engine_run(inner, self.commands, None, Fact(tasks[0], share.place))
+        process = engine_run(inner, self.commands, self._version(name), Fact(tasks[0], share.place))
         if inner.run[1].value != "trtllm-llmapi-launch":
             self.findings.wrong("command", inner.place, "is started by MPI without the engine's launcher for it")
         gpus = inner.gpus or Fact((), Place(task))
@@ -202,7 +205,7 @@ class _Scripts:
         blocks = (STRICT, TO_FOLDER, LOAD_HOSTS)
         commands = without_blocks(self.folder.commands(name), blocks, name, self.findings)
         deployment = name.removeprefix("routers/").removesuffix(".sh")
-        router, share = read_router(commands, name, deployment, self.commands)
+        router, share = read_router(commands, name, deployment, self.commands, version_of(self.inventory, deployment))
         if share is not None:
             self._note_hosts(share)
         return [router] if router is not None else []

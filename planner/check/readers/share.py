@@ -21,11 +21,15 @@ LOAD_HOSTS = "set -a\nsource ./hosts.env\nset +a"
 JOIN = """\
 status=0
 while ((${#running[@]})); do
-  code=0
-  wait -n -p ended "${!running[@]}" || code=$?
-  echo "${running[$ended]} ended with status $code" >&2
-  unset "running[$ended]"
-  ((code == 0)) || status=1
+  for process in "${!running[@]}"; do
+    if kill -0 "$process" 2>/dev/null; then continue; fi
+    code=0
+    wait "$process" || code=$?
+    echo "${running[$process]} ended with status $code" >&2
+    unset "running[$process]"
+    ((code == 0)) || status=1
+  done
+  if ((${#running[@]})); then sleep 1; fi
 done
 exit "$status\""""
 STOP = """\

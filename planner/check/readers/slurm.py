@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from planner.check.commands import Commands, Text
 from planner.check.folder import Folder
 from planner.check.instance import Fleet, Instance, Router, Seat
+from planner.check.names import deployment_of
 from planner.check.node import Node
 from planner.check.place import Fact, Place
-from planner.check.readers.inventory import check_inventory, versions
+from planner.check.readers.inventory import check_inventory, version_of, versions
 from planner.check.readers.router import read_router
 from planner.check.readers.scripts import INVENTORY, instance_of
 from planner.check.readers.share import JOIN, STOP, STRICT, TO_FOLDER, engine_run, read_share
@@ -26,8 +27,10 @@ if [[ -n ${CLEAVE_IMAGE:-} ]]; then
 fi"""
 _STEP = """\
 step() {
-  local group=$1 tasks=$2 name=$3 mpi=none list where=()
+  local group=$1 tasks=$2 name=$3 mpi=none host list where=() nodes=()
   shift 3
+  for host in "$@"; do nodes+=("${node_of[$host]}"); done
+  set -- "${nodes[@]}"
   list=$(IFS=, && echo "$*")
   if ((groups > 1)); then where=(--het-group="$group"); fi
   if ((tasks > 1)); then mpi=${CLEAVE_MPI:-pmix}; fi
@@ -35,6 +38,20 @@ step() {
     --nodes="$#" --nodelist="$list" --ntasks="$(($# * tasks))" --ntasks-per-node="$tasks" "${container[@]}" \\
     --job-name="$name" --output="logs/$SLURM_JOB_ID-$name-%n.log" bash "$runner" "$name" "$@" &
   running[$!]=$name
+}"""
+_RESOLVE = """\
+resolve() {
+  local position name address
+  for position in "${!hosts[@]}"; do
+    name=${hosts[position]}
+    address=$(scontrol show node "$name" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')
+    address=$(getent ahostsv4 "${address:-$name}" | cut -d ' ' -f 1 | grep -v '^127[.]' | head -n 1) || true
+    if [[ -z $address && $name == "${SLURMD_NODENAME:-}" ]]; then
+      address=$(hostname -I | cut -d ' ' -f 1)
+    fi
+    hosts[position]=${address:-$name}
+    node_of[${hosts[position]}]=$name
+  done
 }"""
 _SHARE = """\
 name=$1
@@ -52,7 +69,7 @@ _SHARE_FILE = re.compile(r"instances/(.+)-node(\d{1,4})\.sh")
 _DIRECTIVE = re.compile(r"#SBATCH\s+(?:--)?([\w-]+)(?:=(.*))?")
 _GRES = re.compile(r"gpu:([\w-]+):(\d{1,4})")
 _EXPORT = re.compile(r"export (HOST_[A-Z0-9_]+)=\$\{hosts\[(\d{1,6})\]\}")
-_MAPFILE = 'mapfile -t hosts < <(scontrol show hostnames "$NAME")'
+_MAPFILE = 'mapfile -t hosts < <(scontrol show hostnames "$NAME")\nresolve'
 
 
 @dataclass
@@ -141,8 +158,9 @@ class _Jobs:
             "mkdir -p logs",
             _CONTAINER,
             f"groups={count}",
-            "declare -A running=()",
+            "declare -A running=() node_of=()",
             STOP,
+            _RESOLVE,
             *maps,
             _STEP,
             JOIN,
@@ -188,8 +206,13 @@ class _Jobs:
             if name not in group.options:
                 self.findings.wrong(RULE, group.place, "is missing", f"--{name}")
         for name, fact in group.options.items():
-            if name not in ("job-name", "output", "nodes", "ntasks-per-node", "gres"):
+            if name not in ("job-name", "output", "nodes", "ntasks-per-node", "gres", "exclusive", "mem"):
                 self.findings.wrong(RULE, fact.place, "is an option that jobs of a plan do not have", f"--{name}")
+        whole, memory = group.options.get("exclusive"), group.options.get("mem")
+        if memory is not None and (memory.value != "0" or whole is None):
+            self.findings.wrong(RULE, memory.place, "must be 0, all of it, on nodes that are taken whole", "--mem")
+        if whole is not None and (whole.value or memory is None):
+            self.findings.wrong(RULE, whole.place, "must have no value, and --mem=0 beside it", "--exclusive")
         gres = group.options.get("gres")
         found = _GRES.fullmatch(gres.value) if gres is not None else None
         if gres is not None and found is None:
@@ -294,7 +317,7 @@ class _Jobs:
                 self.findings.wrong("nodes", place, f"starts {path}, which is not there")
                 continue
             self.started.add(path)
-            seat = self._seat(path, host, tasks, place)
+            seat = self._seat(path, host, tasks, place, deployment_of(name.rpartition("-")[0]))
             if seat is None:
                 continue
             self.seats[name][rank] = seat
@@ -306,13 +329,14 @@ class _Jobs:
         if not self.seats[name]:
             del self.seats[name]
 
-    def _seat(self, path: str, host: str, tasks: int, place: Place) -> Seat | None:
+    def _seat(self, path: str, host: str, tasks: int, place: Place, deployment: str) -> Seat | None:
         blocks = (STRICT, TO_FOLDER)
         commands = without_blocks(self.folder.commands(path), blocks, path, self.findings)
         share = read_share(commands, path, self.findings)
         if share is None:
             return None
-        process = engine_run(share, self.commands, None, Fact(tasks, place) if tasks > 1 else None)
+        version = version_of(self.inventory, deployment)
+        process = engine_run(share, self.commands, version, Fact(tasks, place) if tasks > 1 else None)
         count = len(share.gpus.value) if share.gpus is not None else 0
         if tasks not in (1, count):
             self.findings.wrong(
@@ -344,7 +368,7 @@ class _Jobs:
     def _router(self, name: str) -> list[Router]:
         commands = without_blocks(self.folder.commands(name), (STRICT, TO_FOLDER), name, self.findings)
         deployment = name.removeprefix("routers/").removesuffix(".sh")
-        router, _ = read_router(commands, name, deployment, self.commands)
+        router, _ = read_router(commands, name, deployment, self.commands, version_of(self.inventory, deployment))
         where = self.routers.get(name)
         if where is None:
             self.findings.wrong("router", Place(name), "is started by no job")

@@ -45,8 +45,8 @@ _SCHEMA = {
                     "nics_per_node": {"type": "integer", "minimum": 1},
                     "labels": {
                         "type": "object",
-                        "required": ["cleave-pool", "cleave-gpu"],
-                        "properties": {"cleave-pool": {"type": "string"}, "cleave-gpu": {"type": "string"}},
+                        "required": ["cleave/pool", "cleave/gpu"],
+                        "properties": {"cleave/pool": {"type": "string"}, "cleave/gpu": {"type": "string"}},
                     },
                     "taints": {
                         "type": "array",
@@ -149,11 +149,11 @@ def _contradictions(name: str, node: Node) -> Iterator[tuple[str, Place, str]]:
             yield f"a domain has {per_domain} nodes, got {item.value}", item.place, "placement_groups"
     if count > (node.whole("max_node_count") or 0):
         yield f"must be at most max_node_count, got {count}", fields["node_count"].place, "node_count"
-    if node.text("labels", "cleave-pool") != name:
-        place = fields["labels"].fields["cleave-pool"].place
-        yield f"must be {name}, the pool's name", place, "labels.cleave-pool"
-    if node.text("labels", "cleave-gpu") != gpu:
-        yield f"must be {gpu}, as gpu is", fields["labels"].fields["cleave-gpu"].place, "labels.cleave-gpu"
+    if node.text("labels", "cleave/pool") != name:
+        place = fields["labels"].fields["cleave/pool"].place
+        yield f"must be {name}, the pool's name", place, "labels.cleave/pool"
+    if node.text("labels", "cleave/gpu") != gpu:
+        yield f"must be {gpu}, as gpu is", fields["labels"].fields["cleave/gpu"].place, "labels.cleave/gpu"
     taint = fields["taints"].items[0]
     if taint.text("key") != _VENDOR_TAINTS.get(spec.vendor):
         yield f"must be {_VENDOR_TAINTS.get(spec.vendor)} for {gpu}", taint.place, "taints"

@@ -67,7 +67,9 @@ def _check_managed(instance: Instance, findings: Findings) -> None:
     for process in instance.processes:
         for concept in sorted(ADDRESSES):
             argument = process.arguments.argument(concept)
-            if argument is not None and concept not in ("bootstrap_port",):
+            # SGLang's host is also where decode finds prefill; the reader of its format checks it.
+            kept = ("bootstrap_port", "host") if process.engine is Engine.SGLANG else ("bootstrap_port",)
+            if argument is not None and concept not in kept:
                 findings.wrong(RULE, argument.place, "is set by the operator, and must be left out", argument.flag)
         name = process.table.environment.get("kv_transfer_host", "")
         host = process.env.get(name)
@@ -208,13 +210,14 @@ def _settings(process: Process) -> dict[str, str]:
     concepts = process.arguments.program.concepts
     skipped = {concepts[concept] for concept in ADDRESSES if concept in concepts}
     # It holds an address; the sides of a unit are compared by themselves.
-    skipped.add(concepts.get("additional_config", ""))
+    skipped |= {concepts.get("additional_config", ""), concepts.get("afd_meeting", "")}
     found = {
         flag: " ".join(value.value for value in argument.values) + (" off" if argument.negated else "")
         for flag, argument in process.arguments.given.items()
         if flag not in skipped
     }
-    own = {process.table.environment.get(concept) for concept in ("kv_transfer_host", "kv_transfer_port")}
+    of_one = ("kv_transfer_host", "kv_transfer_port", "afd_scheduler_port")
+    own = {process.table.environment.get(concept) for concept in of_one}
     found |= {f"${name}": value.value for name, value in process.env.items() if name not in own}
     found["model"] = " ".join(word.value for word in process.arguments.positional)
     found |= {f"config {key}": str(fact.value) for key, fact in process.config.items()}
@@ -260,6 +263,10 @@ def check_units(deployment: Iterable[tuple[Instance, Layout]], findings: Finding
 
 
 def _check_ranks(instance: Instance, layout: Layout, findings: Findings) -> None:
+    """What a side is told of its unit."""
+    if instance.leader is not None and instance.leader.engine is Engine.SGLANG:
+        _check_sglang_side(instance, layout, findings)
+        return
     own = "afd_num_attention_ranks" if layout.role is Role.ATTENTION else "afd_num_ffn_ranks"
     if layout.values.get(own) != instance.gpus:
         place = layout.place(own, instance.place)
@@ -275,12 +282,30 @@ def _check_ranks(instance: Instance, layout: Layout, findings: Findings) -> None
     if layout.values.get("graph_mode") != "FULL_DECODE_ONLY":
         place = layout.place("graph_mode", instance.place)
         findings.wrong("unit", place, "the AFD plugin needs cudagraph_mode FULL_DECODE_ONLY", "compilation_config")
+    limit, size = layout.values.get("graph_limit"), layout.values.get("graph_size")
+    if limit is not None and limit != size:
+        place = layout.place("graph_limit", instance.place)
+        findings.wrong("unit", place, f"must be the largest of its CUDA graphs, {size}, got {limit}", "graph_limit")
+
+
+def _check_sglang_side(instance: Instance, layout: Layout, findings: Findings) -> None:
+    if layout.values.get("afd_connector") is None:
+        place = layout.place("afd_connector", instance.place)
+        findings.wrong("unit", place, "does not say how the sides of its unit exchange", "afd_transfer")
+    for name in ("no_graphs", "no_overlap"):
+        if layout.values.get(name) is not True:
+            message = "AFD runs without CUDA graphs and without the overlap scheduler"
+            findings.wrong("unit", layout.place(name, instance.place), message, name)
+    if type(layout.values.get("afd_scheduler_port")) is not int:
+        place = layout.place("afd_scheduler_port", instance.place)
+        findings.wrong("unit", place, "does not say the port of its unit's scheduler", "afd_scheduler_port")
 
 
 def _check_pair(attention: Instance, layout: Layout, ffn: Instance, other: Layout, findings: Findings) -> None:
     """Both sides of a unit are told the same."""
     names = ("afd_num_attention_ranks", "afd_num_ffn_ranks", "sequences", "step_tokens", "max_length", "graph_size",
-             "overlap", "overlap_from", "kv_dtype", "quantization", "drafts")  # fmt: skip
+             "overlap", "overlap_from", "kv_dtype", "quantization", "drafts", "afd_connector",
+             "afd_scheduler_port")  # fmt: skip
     for name in names:
         if layout.values.get(name) != other.values.get(name):
             message = f"{ffn.name} is told {other.values.get(name)}, and {attention.name} {layout.values.get(name)}"

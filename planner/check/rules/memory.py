@@ -61,7 +61,7 @@ def check_memory(
         expected: the pool of the plan that it was matched with.
         findings: where violations go.
     """
-    model = _model(instance, expected)
+    model = model_of(instance, expected)
     if gpu is None or model is None:
         what = "GPU type" if gpu is None else "model"
         reason = f"the files do not say a {what} of the catalogue; --plan or --cluster may"
@@ -181,7 +181,8 @@ def _shared_prefix(expected: Expected | None) -> float:
     return workload.mean_prefix_tokens if workload.prefix_sharing != "none" else 0.0
 
 
-def _model(instance: Instance, expected: Expected | None) -> ModelSpec | None:
+def model_of(instance: Instance, expected: Expected | None) -> ModelSpec | None:
+    """The model of the plan, or of the catalogue by the name in the files; None where it is neither."""
     if expected is not None:
         return expected.model
     name = model_name(instance)

@@ -21,6 +21,10 @@ from specs.service import Engine, Mode
 RULE = "plan"
 PAGE_TOKENS = 64
 """SGLang computes chunks of whole KV pages."""
+TRTLLM_BLOCK = 32
+"""TensorRT-LLM cuts chunks where KV blocks end."""
+BATCHES_IN_TRANSFER = 3
+"""Batches whose caches may be on their way beside the one that an SGLang prefill server computes."""
 
 DECODING = frozenset({Role.MIXED, Role.DECODE, Role.ATTENTION, Role.FFN})
 SPLIT = frozenset({Mode.PREFILL_DECODE, Mode.PREFILL_DECODE_AFD})
@@ -194,14 +198,15 @@ def _vllm(wanted: Expected, sequences: int, decode_tokens: int, drafts: int, mov
     if afd:
         exchange = "near"
     elif experts_of(wanted.model) and plan.ep > 1 and plan.dp > 1:
-        near = not _far(wanted) and not _overlap(wanted)
+        near = wanted.role is Role.MIXED or (not _far(wanted) and not _overlap(wanted))
         exchange = "near" if near else "far_decode" if wanted.role is Role.DECODE else "far_prefill"
     return {
         "step_tokens": max(wanted.rank_prompt_tokens + decode_tokens, sequences),
         "graph_size": decode_tokens or None,
         "exchange": exchange,
         "overlap": _overlap(wanted),
-        "overlap_from": 2 if afd and _overlap(wanted) else None,
+        "overlap_from": 2 if _overlap(wanted) else None,
+        "overlap_prompts_from": 2 if _overlap(wanted) else None,
         "redundant": None if afd else wanted.redundant or None,
         "balance": not afd and wanted.redundant > 0,
         "drafts": drafts or None,
@@ -216,9 +221,21 @@ def _sglang(wanted: Expected, sequences: int, decode_tokens: int, drafts: int, m
     chunk = math.ceil(prompt / PAGE_TOKENS) * PAGE_TOKENS if prompt else None
     far = experts_of(wanted.model) > 0 and plan.ep > 1 and plan.dp > 1 and (_far(wanted) or _overlap(wanted))
     far = far and plan.moe_tp == 1
+    if wanted.role in (Role.ATTENTION, Role.FFN):
+        # Both sides of a unit are as wide, and decode one batch without CUDA graphs and without drafts.
+        return {
+            "total_sequences": sequences * _shards(wanted).dp,
+            "graph_size": None,
+            "exchange": None,
+            "overlap": False,
+            "drafts": None,
+            "disaggregation": None,
+        }
     modes = {Role.PREFILL: "prefill", Role.DECODE: "decode", Role.MIXED: "mixed"}
+    prefills = wanted.role is Role.PREFILL
     return {
-        "total_sequences": sequences * plan.dp,
+        "prompts": sequences if prefills else None,
+        "total_sequences": sequences * plan.dp * (1 + BATCHES_IN_TRANSFER if prefills and moved else 1),
         "total_chunk": chunk * plan.dp if chunk else None,
         "step_tokens": chunk,
         "graph_size": None if wanted.role is Role.PREFILL else sequences,
@@ -240,9 +257,10 @@ def _sglang(wanted: Expected, sequences: int, decode_tokens: int, drafts: int, m
 def _trtllm(wanted: Expected, sequences: int, decode_tokens: int, drafts: int, moved: bool) -> dict[str, Value]:
     plan = wanted.plan
     stage = math.ceil(sequences / plan.pp)
+    prompt = math.ceil(wanted.rank_prompt_tokens / TRTLLM_BLOCK) * TRTLLM_BLOCK
     return {
         "sequences": stage * plan.pp,
-        "step_tokens": max(wanted.rank_prompt_tokens + decode_tokens, sequences),
+        "step_tokens": max(prompt + decode_tokens, sequences),
         "reuse": True,
         "chunked": wanted.rank_prompt_tokens > 0,
         "graph_size": stage if decode_tokens else None,

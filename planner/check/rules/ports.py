@@ -68,6 +68,9 @@ def _listens(instance: Instance, rank: int, layout: Layout) -> list[tuple[int, s
         if layout.role is Role.FFN:
             port = layout.values.get("afd_port")
             add(port if type(port) is int else None, "AFD port", layout.place("afd_port", process.place))
+            port = layout.values.get("afd_scheduler_port")
+            place = layout.place("afd_scheduler_port", process.place)
+            add(port if type(port) is int else None, "AFD scheduler port", place)
     side = process.env.get(process.table.environment.get("kv_transfer_port", ""))
     if side is not None and side.value.isdecimal() and len(side.value) < 6:
         add(int(side.value), "KV transfer port", side.place, max(1, layout.shards.dp * layout.shards.pp))
