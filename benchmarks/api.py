@@ -57,7 +57,7 @@ async def ask(client: httpx.AsyncClient, number: int) -> Answer:
     """One client."""
     start_s = time.perf_counter()
     text = SCENARIO.format(gpus=8 * (1 + number % 4), tokens=512 + number)
-    response = await client.post("/v1/plans", content=text, headers=YAML, params={"wait_s": 1})
+    response = await client.post("/v1/plans", content=text, headers=YAML, params={"wait_s": 0})
     accepted_s = time.perf_counter() - start_s
     job = response.raise_for_status().json()
     while not job["finished"] and time.perf_counter() - start_s < MOST_S:
@@ -78,6 +78,14 @@ async def ask_all(url: str, count: int) -> tuple[list[Answer], float]:
         return list(answers), time.perf_counter() - start_s
 
 
+def greeted(server: subprocess.Popen[bytes], said: Path) -> str:
+    """The address of a server that has started."""
+    while not (found := re.search(r"http://\S+", said.read_text())):
+        assert server.poll() is None, f"the server did not start: {said.read_text()}"
+        time.sleep(0.05)
+    return found[0]
+
+
 def percentile(values: list[float], share: float) -> float:
     """The value that a share of them does not pass."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
@@ -92,15 +100,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         command = [CLEAVE, "serve", "--port", "0", "--workers", str(arguments.workers)]
         store = f"sqlite:///{folder}/jobs.sqlite3"
-        server = subprocess.Popen([*command, "--store", store], stderr=subprocess.PIPE, text=True)
-        assert server.stderr is not None
+        said = Path(folder, "said")  # a pipe that nobody reads would stop a server with much to say
+        with said.open("w") as stderr:
+            server = subprocess.Popen([*command, "--store", store], stderr=stderr)
         try:
-            found = re.search(r"http://\S+", server.stderr.readline())
-            assert found, "the server did not start"
-            answers, seconds = asyncio.run(ask_all(found[0], arguments.requests))
+            answers, seconds = asyncio.run(ask_all(greeted(server, said), arguments.requests))
         finally:
             server.terminate()
-            server.communicate()
+            server.wait()
     states = Counter(answer.status for answer in answers)
     print(
         f"{arguments.requests} requests at once, {arguments.workers} workers, {os.cpu_count()} cores: {seconds:.1f} s"

@@ -29,6 +29,8 @@ MAX_PLAN_BYTES = 64_000_000
 MAX_VALUES = 300_000
 """Values in one YAML document with its aliases expanded; a scenario of 1 MB cannot need as many."""
 MAX_DEPTH = 64
+MAX_LINED_CHARACTERS = 1_000_000
+"""Errors of a longer JSON text have no lines, which it would have to be read a second and slower time for."""
 MAX_ERRORS = 100
 """Errors of one text that are put into words; a megabyte of them would take minutes."""
 STDIN = "-"
@@ -251,10 +253,10 @@ class _Document:
     def line(self, path: FieldPath) -> int | None:
         """Line of a field, or of the nearest thing around it that is there."""
         if self._lines is None:
-            try:
-                self._lines = _read_yaml(self.text, self.file)[1]
-            except SpecError:
-                self._lines = {}
+            self._lines = {}
+            if len(self.text) <= MAX_LINED_CHARACTERS:
+                with suppress(SpecError):
+                    self._lines = _read_yaml(self.text, self.file)[1]
         for end in range(len(path), -1, -1):
             if path[:end] in self._lines:
                 return self._lines[path[:end]]
@@ -280,7 +282,7 @@ def _read_yaml(text: str, file: str | None) -> tuple[Any, dict[FieldPath, int]]:
     """Value and lines of a YAML text."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        _check_depth(yaml.parse(text, Loader=loader), file)
+        _check_size(yaml.parse(text, Loader=loader), file)
         node = yaml.compose(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -300,10 +302,15 @@ def _read_yaml(text: str, file: str | None) -> tuple[Any, dict[FieldPath, int]]:
     return reader.value(node, ()), reader.lines
 
 
-def _check_depth(events: Iterable[yaml.Event], file: str | None) -> None:
-    """Refuse deep nesting before nodes are composed: libyaml composes by C recursion, which deep nesting overflows."""
+def _check_size(events: Iterable[yaml.Event], file: str | None) -> None:
+    """Refuse what is nested deep or long before nodes are composed.
+
+    libyaml composes by C recursion, which deep nesting overflows, and nodes take far more memory than their text.
+    """
     depth = 0
-    for event in events:
+    for count, event in enumerate(events):
+        if count > 2 * MAX_VALUES:
+            raise SpecError(f"has more than {MAX_VALUES:,} values", file=file)
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -396,13 +403,13 @@ def _plain_errors(kind: type[BaseModel], value: object, invalid: ValidationError
     accepted: dict[FieldPath, list[str]] = {}
     inputs: dict[FieldPath, object] = {}
     whole: dict[FieldPath, str] = {}
-    missing: set[FieldPath] = set()
+    missing: dict[FieldPath, None] = {}
     misspelt: set[FieldPath] = set()
     errors = invalid.errors(include_url=False)[:MAX_ERRORS]
     locations = [_path(error["loc"], value, is_missing=error["type"] == "missing") for error in errors]
     for error, path in zip(errors, locations, strict=True):
         if error["type"] == "missing":
-            missing.add(path)
+            missing[path] = None
         elif error["type"] == "extra_forbidden":
             names = _names(_models(kind, path[:-1]))
             near = difflib.get_close_matches(str(path[-1]), names, n=3, cutoff=0.5)
@@ -422,8 +429,7 @@ def _plain_errors(kind: type[BaseModel], value: object, invalid: ValidationError
             inputs[path] = error["input"]
     for path, alternatives in accepted.items():
         whole[path] = f"must be {' or '.join(dict.fromkeys(alternatives))}, got {_short(inputs[path])}"
-    for path in missing - misspelt:
-        whole[path] = "is required"
+    whole.update({path: "is required" for path in missing if path not in misspelt})
     return whole
 
 

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticKnownError
 
 MAX_TOKENS = 10_000_000
 MAX_COUNT = 1_000_000
@@ -22,6 +23,18 @@ def _as_real(value: object) -> object:
         except OverflowError:
             return float("inf") if value > 0 else float("-inf")
     return value
+
+
+def at_most(most: int) -> BeforeValidator:
+    """Refuse a list that is too long before its items are read: `max_length` alone reads, and reports on, them all."""
+
+    def check(value: object) -> object:
+        if isinstance(value, list | tuple) and len(value) > most:
+            lengths = {"field_type": "Tuple", "max_length": most, "actual_length": len(value)}
+            raise PydanticKnownError("too_long", lengths)
+        return value
+
+    return BeforeValidator(check)
 
 
 AS_WHOLE = BeforeValidator(_as_whole)

@@ -9,10 +9,12 @@ from specs.base import Spec
 from specs.errors import SpecError
 from specs.hardware import GpuSpec
 from specs.objective import Objective
-from specs.quantities import AS_REAL, Bandwidth, Count, Microseconds, Name
+from specs.quantities import AS_REAL, Bandwidth, Count, Microseconds, Name, at_most
 from specs.service import Service
 
 SCENARIO_SCHEMA = "cleave.scenario/1"
+MAX_POOLS = 1000
+MAX_SERVICES = 1000
 
 
 class Pool(Spec):
@@ -41,7 +43,7 @@ class Pool(Spec):
 class Cluster(Spec):
     """The GPUs there are."""
 
-    pools: tuple[Pool, ...] = Field(min_length=1, max_length=1000)
+    pools: Annotated[tuple[Pool, ...], Field(min_length=1, max_length=MAX_POOLS), at_most(MAX_POOLS)]
 
     @model_validator(mode="after")
     def _check(self) -> "Cluster":
@@ -54,7 +56,7 @@ class Scenario(Spec):
 
     schema_id: Literal["cleave.scenario/1"] = Field(alias="schema")
     cluster: Cluster
-    services: tuple[Service, ...] = Field(min_length=1, max_length=1000)
+    services: Annotated[tuple[Service, ...], Field(min_length=1, max_length=MAX_SERVICES), at_most(MAX_SERVICES)]
     objective: Objective
 
     @model_validator(mode="after")

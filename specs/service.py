@@ -10,11 +10,16 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from specs.base import Spec
 from specs.errors import SpecError
 from specs.model import Precision, default_cache
-from specs.quantities import AS_REAL, AS_WHOLE, Count, Milliseconds, Name, NonNegative, Rate
+from specs.quantities import AS_REAL, AS_WHOLE, Count, Milliseconds, Name, NonNegative, Rate, at_most
 from specs.workload import Workload
 
 MAX_SKEW = 10.0
 """Largest exponent of expert popularity: one expert gets all."""
+MAX_EXPERTS = 10_000
+MAX_CHOICES = 1000
+"""Degrees or pools that a limit may list."""
+
+Degrees = Annotated[tuple[Count, ...], Field(min_length=1, max_length=MAX_CHOICES), at_most(MAX_CHOICES)]
 
 
 class Mode(StrEnum):
@@ -92,13 +97,13 @@ class Speculative(Spec):
 class Limits(Spec):
     """Restrictions on the layouts of one service; None means none."""
 
-    tp: tuple[Count, ...] | None = Field(default=None, min_length=1)
+    tp: Degrees | None = None
     """Tensor-parallel degrees allowed."""
-    ep: tuple[Count, ...] | None = Field(default=None, min_length=1)
+    ep: Degrees | None = None
     """Expert-parallel degrees allowed."""
     max_gpus_per_replica: Count | None = None
     min_replicas: Count | None = None
-    pools: tuple[Name, ...] | None = Field(default=None, min_length=1)
+    pools: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_CHOICES), at_most(MAX_CHOICES)] | None = None
     """GPU pools allowed."""
 
 
@@ -132,7 +137,7 @@ class Service(Spec):
     ]
     """The requests, or the name of a workload of the catalogue."""
     slo: Slo
-    modes: tuple[Mode, ...] = Field(default=tuple(Mode), min_length=1)
+    modes: Annotated[tuple[Mode, ...], Field(min_length=1, max_length=len(Mode)), at_most(len(Mode))] = tuple(Mode)
     """Serving modes that the planner may choose from."""
     weight: Rate = 1.0
     """Worth of one output token/s of this service when throughput is maximised."""
@@ -142,7 +147,9 @@ class Service(Spec):
     speculative: Speculative | None = None
     routing_skew: Annotated[float, Field(strict=True, ge=0, le=MAX_SKEW), AS_REAL] = 0.0
     """Exponent of the power law of expert popularity; 0 for uniform routing."""
-    expert_loads: tuple[NonNegative, ...] | None = Field(default=None, min_length=2, max_length=10_000)
+    expert_loads: (
+        Annotated[tuple[NonNegative, ...], Field(min_length=2, max_length=MAX_EXPERTS), at_most(MAX_EXPERTS)] | None
+    ) = None
     """Tokens that each expert of a typical layer got, in any order and unit; the skew is then taken from them."""
     split: bool = Field(default=False, strict=True)
     """Whether several modes may serve shares of the traffic."""

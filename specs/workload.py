@@ -8,7 +8,10 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from specs.base import Spec
 from specs.errors import SpecError
-from specs.quantities import AS_REAL, MAX_TOKENS, Count, NonNegative, Tokens, TokensOrZero
+from specs.quantities import AS_REAL, MAX_TOKENS, Count, NonNegative, Tokens, TokensOrZero, at_most
+
+MAX_LENGTHS = 10_000
+"""Values of one distribution of lengths."""
 
 
 class MeanLength(Spec):
@@ -21,8 +24,8 @@ class MeanLength(Spec):
 class DiscreteLength(Spec):
     """A length that takes `values` with probabilities proportional to `weights`."""
 
-    values: tuple[TokensOrZero, ...] = Field(min_length=1, max_length=10_000)
-    weights: tuple[NonNegative, ...] = Field(min_length=1, max_length=10_000)
+    values: Annotated[tuple[TokensOrZero, ...], Field(min_length=1, max_length=MAX_LENGTHS), at_most(MAX_LENGTHS)]
+    weights: Annotated[tuple[NonNegative, ...], Field(min_length=1, max_length=MAX_LENGTHS), at_most(MAX_LENGTHS)]
 
     @model_validator(mode="after")
     def _check(self) -> "DiscreteLength":
@@ -134,7 +137,10 @@ class Workload(Spec):
     arrival: Arrival = Arrival()
     prefix_sharing: Literal["none", "all"] | Count = "none"
     """How many requests share one copy of the prefix."""
-    prefix_at: tuple[Literal["prefill", "decode"], ...] = ("prefill", "decode")
+    prefix_at: Annotated[tuple[Literal["prefill", "decode"], ...], Field(max_length=2), at_most(2)] = (
+        "prefill",
+        "decode",
+    )
     """Sides where the prefix is resident; to the other it is transferred."""
     prefix_tier: PrefixTier = PrefixTier.HBM
 

@@ -11,16 +11,24 @@ from planner.cli.options import positive_number, positive_whole
 from specs.errors import SpecError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+EVERYWHERE = ("0.0.0.0", "::")
+"""Addresses to listen on that are nobody's to call."""
 
 
 @click.command(name="serve", short_help="Answer over HTTP, and serve the web page.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option(
+    "--allow-host",
+    multiple=True,
+    metavar="NAME",
+    help="Name or address under which browsers reach this server, where it is not that of --host; may be repeated.",
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option(
     "--workers",
     type=positive_whole("how many processes", 256),
     metavar="N",
-    help="Processes that plan and compare; by default one per core, 8 at most. One more predicts and renders.",
+    help="Processes that plan and compare; by default one per core, 8 at most. Two more predict and render.",
 )
 @click.option(
     "--store",
@@ -82,6 +90,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 )
 def command(
     host: str,
+    allow_host: tuple[str, ...],
     port: int,
     workers: int | None,
     store: str | None,
@@ -99,8 +108,16 @@ def command(
 
     Exit codes: 0 stopped, 2 the address or the store cannot be used.
     """
+    if token is None and os.environ.get("CLEAVE_TOKEN") == "":
+        raise SpecError("must not be empty; unset it for a server without a token", field="CLEAVE_TOKEN")
     if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
         raise SpecError("must be printable ASCII characters without spaces around them", field="--token")
+    for name in allow_host:
+        if not name or (any(character in name for character in "/:@ ") and not name.startswith("[")):
+            raise SpecError(
+                f"must be a name or an address without a port, an IPv6 one in brackets, got {name[:100]!r}",
+                field="--allow-host",
+            )
     try:
         from planner.server.database import StoreError
         from planner.server.run import run
@@ -109,9 +126,12 @@ def command(
         raise SpecError(f"needs {error.name}, which is not installed: pip install 'cleave[api]'") from None
     if token is None and host not in LOOPBACK:
         sys.stderr.write(f"cleave: warning: no --token, and whoever reaches {host}:{port} may use this server\n")
+        if host in EVERYWHERE and not allow_host:
+            sys.stderr.write("cleave: warning: no --allow-host, and only this machine can name this server\n")
     settings = Settings(
         store=default_store() if store is None else store,
         token=token,
+        hosts=(f"[{host}]" if ":" in host else host, *allow_host),
         workers=workers or min(os.cpu_count() or 1, 8),
         max_queued=max_queued,
         max_requests=max_requests,

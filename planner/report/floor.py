@@ -81,7 +81,10 @@ def _pool(pool: ResolvedPool, seats: Sequence[Seat], colours: dict[str, str]) ->
 
 
 def _alike(pool: ResolvedPool, seats: Sequence[Seat]) -> list[_Node]:
-    """The nodes in their order, those that hold the same components in the same places drawn once."""
+    """The nodes in their order, those that hold the same components in the same places drawn once.
+
+    Idle nodes, of which a pool may have hundreds of thousands, are counted rather than looked at.
+    """
     taken: dict[int, dict[int, Cell]] = defaultdict(dict)
     for seat in seats:
         for gpu in seat.gpus:
@@ -89,14 +92,17 @@ def _alike(pool: ResolvedPool, seats: Sequence[Seat]) -> list[_Node]:
     size = pool.gpus_per_node
     found: dict[tuple[object, ...], list[int]] = {}
     cells: dict[int, tuple[Cell, ...]] = {}
-    for node in range(-(-pool.count // size)):
-        gpus = min(size, pool.count - node * size)
-        cells[node] = tuple(taken[node].get(gpu) if node in taken else None for gpu in range(gpus))
+    for node, used in sorted(taken.items()):
+        cells[node] = tuple(used.get(gpu) for gpu in range(size))
         # Which instance it is does not matter, where one ends and the next begins does.
         order: dict[Cell, int] = {}
         kind = tuple((cell and cell[0], order.setdefault(cell, len(order))) for cell in cells[node])
         found.setdefault(kind, []).append(node)
-    return [_Node(cells[nodes[0]], nodes[0], len(nodes)) for nodes in found.values()]
+    drawn = [_Node(cells[nodes[0]], nodes[0], len(nodes)) for nodes in found.values()]
+    if len(taken) < pool.nodes:
+        first = next(node for node in range(pool.nodes) if node not in taken)
+        drawn.append(_Node((None,) * size, first, pool.nodes - len(taken)))
+    return sorted(drawn, key=lambda node: node.first)
 
 
 def _node(

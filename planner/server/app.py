@@ -32,7 +32,7 @@ from planner.server.store import Store
 from specs.errors import SpecError
 
 LOG = logging.getLogger("cleave.server")
-METHODS = ("GET", "POST")
+METHODS = ("GET", "HEAD", "POST")
 """All that any route here answers to."""
 
 
@@ -57,7 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.desk = desk
     examples = read_examples(settings.examples)
-    reader = Reader(settings.body_limit_s)
+    reader = Reader(settings.body_limit_s, desk)
     app.include_router(plan_routes(desk, reader, settings))
     app.include_router(comparison_routes(desk, reader, settings))
     app.include_router(prediction_routes(desk, reader, settings))
@@ -68,7 +68,8 @@ def create_app(settings: Settings) -> FastAPI:
     if page.FOLDER.is_dir():
         app.include_router(page.page_routes())
         app.mount("/web", page.Assets(directory=page.FOLDER))
-    _describe(app, description(app, examples))
+    # The description is open to all, and what is in the folder need not be.
+    _describe(app, description(app, examples if settings.token is None else ()))
     _answer_errors(app)
     app.add_middleware(Gate, settings=settings, metrics=metrics)
     return app

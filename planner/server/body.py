@@ -1,13 +1,13 @@
 """The text in the body of a request."""
 
 import asyncio
-import json
-from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
-from planner.server.problem import Problem, Refusal, refusal
+from planner.server.desk import Desk
+from planner.server.problem import CLOSE, Problem, Refusal, refusal
+from planner.server.work import QUICK, WORK, unheard
 
 JSON = "application/json"
 YAML = "application/yaml"
@@ -15,11 +15,10 @@ TYPES = {JSON: JSON, YAML: YAML, "application/x-yaml": YAML, "text/yaml": YAML, 
 """Media types of documents, and what they are."""
 PLAIN = {"text/plain": YAML}
 
-
 READERS = 4
 """Documents that are read at once. Each takes a thread, and the server's own needs its turn between theirs."""
-
-T = TypeVar("T")
+LARGE = 8_000
+"""Characters from which on a worker process reads a document: its parser lets no other thread run meanwhile."""
 
 
 class Reader:
@@ -27,27 +26,29 @@ class Reader:
 
     Args:
         limit_s: time in which a body must have arrived.
+        desk: has large ones read.
     """
 
-    def __init__(self, limit_s: float) -> None:
+    def __init__(self, limit_s: float, desk: Desk) -> None:
         self._limit_s = limit_s
+        self._desk = desk
         self._turns = asyncio.Semaphore(READERS)
 
-    async def document(self, request: Request, max_bytes: int, parse: Callable[[str], T], *, plain: bool = False) -> T:
-        """The document in a body.
+    async def document(self, request: Request, max_bytes: int, work: str, *, plain: bool = False) -> Any:
+        """The document in a body, as plain data.
 
         Args:
             request: the request.
             max_bytes: the most that is accepted.
-            parse: makes it of the text.
+            work: name of the work that makes it of the text.
             plain: as of `text`.
 
         Raises:
-            Refusal: as `text`.
+            Refusal: as `text`, or the document is refused.
+            SpecError: the document is refused.
         """
         text = await self.text(request, max_bytes, plain=plain)
-        async with self._turns:
-            return await asyncio.to_thread(parse, text)
+        return await self._read(request, text, work)
 
     async def text(self, request: Request, max_bytes: int, *, plain: bool = False) -> str:
         """The body as text.
@@ -65,7 +66,7 @@ class Reader:
             async with asyncio.timeout(self._limit_s):
                 data = await _read(request, max_bytes)
         except TimeoutError:
-            raise refusal(408, f"the body did not arrive within {self._limit_s:g} s") from None
+            raise refusal(408, f"the body did not arrive within {self._limit_s:g} s", headers=CLOSE) from None
         except ClientDisconnect:
             raise refusal(400, "the body ended too early") from None
         try:
@@ -73,21 +74,28 @@ class Reader:
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             raise Refusal(Problem.of(400, "is not UTF-8 text; accepted: JSON or YAML in UTF-8", line=line)) from None
-        if kind == JSON and not plain:
-            _check_json(text)
+        if kind == JSON and not plain and (wrong := await self._read(request, text, "check_json")) is not None:
+            raise Refusal(Problem.of(400, wrong["detail"], line=wrong["line"]))
         return text
+
+    async def _read(self, request: Request, text: str, work: str) -> Any:
+        arguments = {"text": text}
+        if len(text) >= LARGE:
+            return (await self._desk.call(request, QUICK, work, arguments))["document"]
+        async with self._turns:
+            return (await asyncio.to_thread(WORK[work], arguments, unheard))["document"]
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
     too_large = f"is larger than {max_bytes:,} bytes, the most that is accepted"
     stated = request.headers.get("content-length", "")
     if stated.isascii() and stated.isdigit() and len(stated) < 20 and int(stated) > max_bytes:
-        raise refusal(413, too_large)
+        raise refusal(413, too_large, headers=CLOSE)
     data = bytearray()
     async for part in request.stream():
         data += part
         if len(data) > max_bytes:
-            raise refusal(413, too_large)
+            raise refusal(413, too_large, headers=CLOSE)
     return bytes(data)
 
 
@@ -101,12 +109,3 @@ def _kind(request: Request, plain: bool) -> str:
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise refusal(415, "must be left out: bodies are not compressed", field="Content-Encoding")
     return accepted[name]
-
-
-def _check_json(text: str) -> None:
-    try:
-        json.loads(text)
-    except json.JSONDecodeError as error:
-        raise Refusal(Problem.of(400, f"is not JSON: {error.msg} at column {error.colno}", line=error.lineno)) from None
-    except (ValueError, RecursionError):
-        return  # a number of thousands of digits, or brackets nested as deep: refused with its line when it is read

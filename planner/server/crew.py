@@ -10,11 +10,13 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
 
 from planner.server.job import ProgressPoint
 from planner.server.process import WorkerProcess
 from planner.server.settings import Settings
-from planner.server.work import QUICK, SOLVE, Arguments
+from planner.server.work import FILES, QUICK, SOLVE, Arguments
 
 LOG = logging.getLogger("cleave.server")
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
@@ -37,6 +39,8 @@ class Refused:
     detail: str
     field: str | None
     line: int | None
+    parts: list[dict[str, Any]]
+    """Everything that is wrong, as plain `Fault`s, where that is more than one thing."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Failed:
     """There is no result."""
 
     reason: str
+    status: int = 500
+    """HTTP status of the problem."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +248,10 @@ class Slot:
                 outcome, usable = Cancelled(), False
                 self._replaced("cancelled")
             else:
-                outcome, usable = Failed(f"the worker was stuck: it took longer than {task.limit_s:g} s"), False
+                outcome = Failed(
+                    f"the worker was stuck: it took longer than {task.limit_s:g} s", HTTPStatus.GATEWAY_TIMEOUT
+                )
+                usable = False
                 self._replaced("stuck")
         finally:
             talk.cancel()
@@ -292,8 +301,8 @@ class Crew:
     """
 
     def __init__(self, settings: Settings, replaced: Callable[[str], None]) -> None:
-        self.lanes = {SOLVE: Lane(SOLVE), QUICK: Lane(QUICK)}
-        names = [SOLVE] * settings.workers + [QUICK]
+        self.lanes = {name: Lane(name) for name in (SOLVE, QUICK, FILES)}
+        names = [SOLVE] * settings.workers + [QUICK, FILES]
         self.slots = [Slot(self.lanes[name], settings, replaced) for name in names]
         self._runs: list[asyncio.Task[None]] = []
 

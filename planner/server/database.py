@@ -38,6 +38,16 @@ class Database(Protocol):
         """Let go of the database."""
 
 
+def without_secrets(url: str) -> str:
+    """The URL of a store as it may be shown: without user, password and parameters."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return "..."  # whatever it is, a password may be in it
+    if scheme == "sqlite":
+        return url
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
 def connect(url: str) -> Database:
     """Open the database of a URL, for this server alone.
 
@@ -50,7 +60,7 @@ def connect(url: str) -> Database:
         return SqliteDatabase(rest[1:] or ":memory:")
     if scheme in ("postgresql", "postgres"):
         return PostgresDatabase(url)
-    raise SpecError(f"is no URL of a store, got {url[:100]!r}; {ACCEPTED}", field="--store")
+    raise SpecError(f"is no URL of a store, got {without_secrets(url)[:100]!r}; {ACCEPTED}", field="--store")
 
 
 class SqliteDatabase:
@@ -109,6 +119,13 @@ class PostgresDatabase:
         except ImportError:
             raise SpecError(
                 "needs psycopg, which is not installed: pip install 'cleave[postgres]'", field="--store"
+            ) from None
+        try:
+            psycopg.conninfo.conninfo_to_dict(url)
+        except psycopg.Error:  # its words quote the piece that is wrong, which may be of a password
+            raise SpecError(
+                f"is no URL that PostgreSQL takes; special characters of a password are percent-encoded; {ACCEPTED}",
+                field="--store",
             ) from None
         self._psycopg = psycopg
         self._url = url

@@ -3,15 +3,19 @@
 import asyncio
 import json
 import logging
+import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
+
+from starlette.requests import Request
 
 from planner.server.crew import Cancelled, Crew, Done, Failed, Lane, Outcome, Refused, Stopped, Task
 from planner.server.database import StoreError
 from planner.server.job import JobKind, JobStatus
 from planner.server.metrics import Metrics
-from planner.server.problem import Problem, Refusal, refusal
+from planner.server.problem import Fault, Problem, Refusal, refusal
 from planner.server.record import Record, new_id
 from planner.server.settings import Settings
 from planner.server.store import Store
@@ -24,6 +28,12 @@ MOST_ATTEMPTS = 2
 RETRY_S = 1.0
 """Wait between attempts to save a job while the store is away."""
 RETRY_AFTER_S = 5
+RETRY = {"Retry-After": str(RETRY_AFTER_S)}
+CANCEL_LIMIT_S = 10.0
+"""How long a client waits for its cancellation while the store is away."""
+UNWELL_S = 10.0
+"""How long the server says of itself that it cannot take jobs after one could not be stored."""
+JOB_ID = re.compile(r"[0-9a-z]{26}")
 LANES = {JobKind.PLAN: SOLVE, JobKind.COMPARISON: SOLVE, JobKind.PREDICTION: QUICK}
 PARAMETERS = {"--to": "target", "--engine-version": "engine_version"}
 """Options of the command line, which errors name, as they are called here."""
@@ -75,6 +85,10 @@ class Desk:
         self._settings = settings
         self._metrics = metrics
         self._live: dict[str, Ticket] = {}
+        self._unsaved: set[str] = set()
+        """Jobs that the store does not take at the moment."""
+        self._refused_s = -UNWELL_S
+        """When the store last refused a new job."""
         self._attending: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -129,6 +143,7 @@ class Desk:
             taken = await self._store.insert(ticket.record)
         except StoreError:
             del self._live[ticket.record.id]
+            self._refused_s = time.monotonic()
             raise
         if taken is not None:
             del self._live[ticket.record.id]
@@ -143,7 +158,7 @@ class Desk:
             Refusal: there is none.
         """
         ticket = self._live.get(job_id)
-        if ticket is None:
+        if ticket is None and JOB_ID.fullmatch(job_id):
             record = await self._store.get(kind, job_id)
             # The job may have finished, or begun, while the store was asked.
             ticket = self._live.get(job_id) or (None if record is None else Ticket(record))
@@ -157,10 +172,19 @@ class Desk:
         return [self._live[each.id].record.head() if each.id in self._live else each.head() for each in records]
 
     async def cancel(self, ticket: Ticket) -> None:
-        """End a job; one that is finished stays as it is."""
+        """End a job; one that is finished stays as it is.
+
+        Raises:
+            Refusal: the store does not take the end of the job, which will be saved as cancelled when it does.
+        """
+        end = time.monotonic() + CANCEL_LIMIT_S
         while not ticket.record.status.finished and not self.closing:
             if ticket.task is not None:
                 self.crew.cancel(ticket.task)
+            if time.monotonic() > end:
+                raise refusal(
+                    503, "the store cannot be reached to save the cancellation; ask again later", headers=RETRY
+                )
             await ticket.change(RETRY_S)
 
     async def wait(self, ticket: Ticket, wait_s: float) -> None:
@@ -169,29 +193,40 @@ class Desk:
         while not ticket.record.status.finished and not self.closing and (left := end - time.monotonic()) > 0.0:
             await ticket.change(left)
 
-    async def call(self, work: str, arguments: Arguments) -> Arguments:
-        """Have something done at once, without a job.
+    async def call(self, request: Request, lane_name: str, work: str, arguments: Arguments) -> Arguments:
+        """Have something done at once, without a job; nothing more is done for a client that has gone.
+
+        Args:
+            request: whose client waits; its body has been read.
+            lane_name: where it is done.
+            work: what is done.
+            arguments: of the work.
 
         Raises:
             Refusal: it was refused, or could not be done.
         """
-        lane = self.crew.lanes[QUICK]
+        lane = self.crew.lanes[lane_name]
         self._check_room(lane)
         task = Task(work, arguments, self._settings.call_limit_s)
         lane.put(task)
+        gone = asyncio.ensure_future(_gone(request))
         try:
-            outcome = await task.outcome
-        except asyncio.CancelledError:
-            self.crew.cancel(task)
-            raise
-        match outcome:
+            ends: set[asyncio.Future[Any]] = {task.outcome, gone}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not task.outcome.done():
+                self.crew.cancel(task)
+        match await task.outcome:
             case Done(result):
                 return result
-            case Refused():
-                raise Refusal(_refused(outcome))
-            case Failed(reason):
-                raise refusal(500, reason)
-        raise refusal(503, "the server is about to end", headers={"Retry-After": str(RETRY_AFTER_S)})
+            case Refused() as refused:
+                raise Refusal(_refused(refused))
+            case Failed(reason, status):
+                raise refusal(status, reason)
+            case Cancelled():
+                raise refusal(400, "the client has gone")
+        raise refusal(503, "the server is about to end", headers=RETRY)
 
     def document(self, ticket: Ticket) -> dict[str, Any]:
         """The job as clients see it."""
@@ -205,6 +240,8 @@ class Desk:
         except StoreError as error:
             LOG.error("the store: %s", error)
             return "the store cannot be reached"
+        if self._unsaved or time.monotonic() - self._refused_s < UNWELL_S:
+            return "the store takes no jobs at the moment"
         if self.crew.failing:
             return "a worker process does not start; the log of the server says more"
         return None
@@ -214,7 +251,7 @@ class Desk:
             raise refusal(
                 429,
                 f"{len(lane)} jobs wait already, the most that are accepted; ask again later",
-                headers={"Retry-After": str(RETRY_AFTER_S)},
+                headers=RETRY,
             )
 
     async def _repeated(self, record: Record, text: str) -> Ticket:
@@ -246,27 +283,46 @@ class Desk:
 
     async def _see_through(self, ticket: Ticket, task: Task) -> None:
         outcome = await task.outcome
-        record = _ended(ticket, outcome)
-        await self._save(record)
+        try:
+            record = _ended(ticket, outcome)
+            await self._save(record)
+        except Exception:  # a defect of ours ends the job, which nobody would ever see finished otherwise
+            LOG.exception("the end of job %s", ticket.record.id)
+            reason = "internal error at the end of the job; the log of the server says more"
+            record = _finished(ticket.record, JobStatus.FAILED, error=Problem.of(500, reason))
+            with suppress(Exception):
+                await self._save(record)
         ticket.task = None
         del self._live[record.id]
         ticket.update(record)
         if record.status.finished:
             self._metrics.jobs.labels(record.kind.value, record.status.value).inc()
             if record.started_at is not None and record.finished_at is not None:
-                self._metrics.job_seconds.labels(record.kind.value).observe(record.finished_at - record.started_at)
+                self._metrics.job_seconds.labels(record.kind.value).observe(
+                    max(0.0, record.finished_at - record.started_at)
+                )
 
     async def _save(self, record: Record) -> None:
         """Save a job, however long the store is away; without it nobody is told what may be lost again."""
-        while True:
-            try:
-                await self._store.save(record)
-                return
-            except StoreError as error:
-                LOG.error("job %s is not saved yet: %s", record.id, error)
-                if self.closing:
+        try:
+            while True:
+                try:
+                    await self._store.save(record)
                     return
-                await asyncio.sleep(RETRY_S)
+                except StoreError as error:
+                    LOG.error("job %s is not saved yet: %s", record.id, error)
+                    if self.closing:
+                        return
+                    self._unsaved.add(record.id)
+                    await asyncio.sleep(RETRY_S)
+        finally:
+            self._unsaved.discard(record.id)
+
+
+async def _gone(request: Request) -> None:
+    """Wait until the client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _ended(ticket: Ticket, outcome: Outcome) -> Record:
@@ -277,8 +333,8 @@ def _ended(ticket: Ticket, outcome: Outcome) -> Record:
             return _finished(record, JobStatus(status), result=json.dumps(result))
         case Refused():
             return _finished(record, JobStatus.FAILED, error=_refused(outcome))
-        case Failed(reason):
-            return _finished(record, JobStatus.FAILED, error=Problem.of(500, reason))
+        case Failed(reason, status):
+            return _finished(record, JobStatus.FAILED, error=Problem.of(status, reason))
         case Cancelled():
             return _finished(record, JobStatus.CANCELLED)
         case Stopped():  # an orderly end is no fault of the job
@@ -295,4 +351,5 @@ def _finished(record: Record, status: JobStatus, *, result: str | None = None, e
 def _refused(outcome: Refused) -> Problem:
     """The problem of a refusal by the planner, whose options are parameters here."""
     field = PARAMETERS.get(outcome.field or "", outcome.field)
-    return Problem.of(422, outcome.detail, field=field, line=outcome.line)
+    parts = tuple(Fault.model_validate(part) for part in outcome.parts) or None
+    return Problem.of(422, outcome.detail, field=field, line=outcome.line, errors=parts)

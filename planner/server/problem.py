@@ -11,6 +11,8 @@ from specs.base import Spec
 from specs.errors import SpecError
 
 MEDIA_TYPE = "application/problem+json"
+CLOSE = {"Connection": "close"}
+"""Of an answer to a request whose body was not read to its end."""
 
 
 class Fault(Spec):

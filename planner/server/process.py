@@ -11,7 +11,7 @@ from pathlib import Path
 from planner.server.frames import HEADER, Message, framed, parsed
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
-SECRETS = ("CLEAVE_TOKEN", "CLEAVE_STORE")
+SECRETS = ("CLEAVE_TOKEN", "CLEAVE_STORE", "PGPASSWORD")
 """Variables that a worker has no use for."""
 
 

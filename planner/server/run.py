@@ -8,6 +8,7 @@ import sys
 import uvicorn
 
 from planner.server.app import create_app
+from planner.server.database import without_secrets
 from planner.server.desk import Desk
 from planner.server.settings import Settings
 from specs.errors import SpecError
@@ -50,7 +51,7 @@ def run(settings: Settings, host: str, port: int) -> bool:
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=SHUTDOWN_S
     )
     shown = f"[{host}]" if ":" in host else host
-    greeting = f"cleave: http://{shown}:{bound.getsockname()[1]} (jobs in {_without_password(settings.store)})\n"
+    greeting = f"cleave: http://{shown}:{bound.getsockname()[1]} (jobs in {without_secrets(settings.store)})\n"
     server = _Server(config, app.state.desk, greeting)
     before = {number: signal.signal(number, _noted) for number in (signal.SIGTERM, signal.SIGINT)}
 
@@ -85,8 +86,3 @@ def _bind(host: str, port: int) -> socket.socket:
             field="--host",
         ) from None
     return bound
-
-
-def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

@@ -21,7 +21,8 @@ class Settings:
     Args:
         store: `sqlite:///path`, `sqlite://` (in memory) or `postgresql://...`.
         token: bearer token that requests must carry; None for an open server.
-        workers: processes that plan and compare; one more predicts and renders.
+        hosts: names and addresses, beside those of this machine alone, under which browsers may reach the server.
+        workers: processes that plan and compare; two more predict and render.
         max_queued: jobs that may wait for each kind of worker.
         max_requests: requests that are answered at once, those that wait for a job included.
         max_time_limit_s: longest time limit that a job may ask for.
@@ -37,6 +38,7 @@ class Settings:
 
     store: str = field(default_factory=default_store)
     token: str | None = field(default=None, repr=False)
+    hosts: tuple[str, ...] = ()
     workers: int = 2
     max_queued: int = 1000
     max_requests: int = 1000

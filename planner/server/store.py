@@ -1,6 +1,7 @@
 """Jobs over restarts."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, fields
@@ -12,6 +13,8 @@ from planner.server.record import Record
 from specs.errors import SpecError
 
 VERSION = 1
+CHECK_S = 1.0
+"""However often it is asked, a check writes no more often than this."""
 TABLES = (
     "CREATE TABLE IF NOT EXISTS cleave_store (version INTEGER NOT NULL)",
     """CREATE TABLE IF NOT EXISTS jobs (
@@ -30,9 +33,12 @@ TABLES = (
     )""",
     "CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_key ON jobs (kind, key)",
     "CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status)",
+    "CREATE INDEX IF NOT EXISTS jobs_by_kind ON jobs (kind, id)",
 )
 COLUMNS = tuple(field.name for field in fields(Record))
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM jobs"
+_HEAD = ("id", "kind", "status", "created_at", "started_at", "finished_at")
+"""Columns of a list: results and questions may be megabytes."""
 _INSERT = f"INSERT INTO jobs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT DO NOTHING"
 _CHANGING = ("status", "attempts", "started_at", "finished_at", "result", "error", "progress")
 _UPDATE = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in _CHANGING)} WHERE id = ?"
@@ -51,6 +57,8 @@ class Store:
         self._url = url
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._database: Database | None = None
+        self._written_s = -CHECK_S
+        """When a check last wrote."""
 
     async def open(self) -> None:
         """Connect, and make the tables where there are none; an open store stays as it is.
@@ -110,9 +118,10 @@ class Store:
         return _record(rows[0]) if rows else None
 
     async def newest(self, kind: JobKind, limit: int) -> list[Record]:
-        """The last jobs of a kind, the newest first."""
-        statement = f"{_SELECT} WHERE kind = ? ORDER BY id DESC LIMIT ?"
-        return [_record(row) for row in await self._run(lambda database: database.run(statement, (kind, limit)))]
+        """The last jobs of a kind, the newest first, without their questions and results."""
+        statement = f"SELECT {', '.join(_HEAD)} FROM jobs WHERE kind = ? ORDER BY id DESC LIMIT ?"
+        rows = await self._run(lambda database: database.run(statement, (kind, limit)))
+        return [_record(row, _HEAD) for row in rows]
 
     async def unfinished(self) -> list[Record]:
         """Jobs that are queued or were running, the oldest first."""
@@ -121,12 +130,17 @@ class Store:
         return [_record(row) for row in await self._run(lambda database: database.run(statement, states))]
 
     async def check(self) -> None:
-        """Ask the database for nothing.
+        """Write nothing new, once in a while: a full disk can still be read.
 
         Raises:
-            StoreError: it does not answer.
+            StoreError: it does not answer, or takes nothing.
         """
-        await self._run(lambda database: database.run("SELECT 1"))
+        now_s = time.monotonic()
+        if now_s - self._written_s < CHECK_S:
+            await self._run(lambda database: database.run("SELECT 1"))
+            return
+        await self._run(lambda database: database.run("UPDATE cleave_store SET version = version"))
+        self._written_s = now_s
 
     async def _run(self, work: Callable[[Database], T]) -> T:
         database = self._database
@@ -134,6 +148,6 @@ class Store:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, database)
 
 
-def _record(row: tuple[Any, ...]) -> Record:
-    values = dict(zip(COLUMNS, row, strict=True))
-    return Record(**{**values, "kind": JobKind(values["kind"]), "status": JobStatus(values["status"])})
+def _record(row: tuple[Any, ...], columns: tuple[str, ...] = COLUMNS) -> Record:
+    values = dict(zip(columns, row, strict=True))
+    return Record(**{"question": "", **values, "kind": JobKind(values["kind"]), "status": JobStatus(values["status"])})

@@ -25,8 +25,10 @@ class Ticket:
         self.record = record
         self.task: Task | None = None
         """Its work; None once the job is finished."""
-        self._points = list(enumerate(record.points()))
-        self._next = len(self._points)
+        self._points: list[tuple[int, ProgressPoint]] = []
+        self._newest = -1
+        for point in record.points():
+            self._number(point)
         self._changed = asyncio.Event()
 
     @property
@@ -44,11 +46,17 @@ class Ticket:
 
     def add(self, point: ProgressPoint) -> None:
         """Take a new point in."""
-        self._points.append((self._next, point))
-        self._next += 1
+        self._number(point)
         if len(self._points) > MOST_POINTS:
             del self._points[1:-1:2]
         self.ring()
+
+    def _number(self, point: ProgressPoint) -> None:
+        """Add a point under its number: milliseconds since the job was created, which go on after a restart."""
+        started_at = self.record.started_at or self.record.created_at
+        time_ms = int(1e3 * (started_at - self.record.created_at + point.time_s))
+        self._newest = max(self._newest + 1, time_ms)
+        self._points.append((self._newest, point))
 
     def update(self, record: Record) -> None:
         """Take the job's new state in."""

@@ -2,6 +2,7 @@
 
 import base64
 import importlib
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,12 +18,24 @@ Report = Callable[[str, float | None, float | None], None]
 SOLVE = "solve"
 """The lane of plans and comparisons."""
 QUICK = "quick"
-"""The lane of what is done in a moment, which is not to wait for them."""
+"""The lane of predictions and of reading, which are done in a moment and are not to wait for them."""
+FILES = "files"
+"""The lane of what is made of a plan: large plans of others must not keep predictions waiting."""
 LANES: dict[str, tuple[str, ...]] = {
     SOLVE: ("planner.api", "specs.catalog"),
-    QUICK: ("planner.prediction", "planner.render", "planner.report", "specs.catalog"),
+    QUICK: ("planner.prediction", "specs.catalog", "specs.load"),
+    FILES: ("planner.render", "planner.report", "specs.catalog", "specs.load"),
 }
 """Modules that a lane needs, imported before the first question comes."""
+
+
+def unheard(stage: str, incumbent: float | None, bound: float | None) -> None:
+    """Progress that nobody needs to know about."""
+
+
+def faults(error: SpecError) -> list[Arguments]:
+    """Everything that an error speaks of, as plain data."""
+    return [{"detail": part.message, "field": part.field, "line": part.line} for part in error.parts or (error,)]
 
 
 def prepare(lane: str) -> None:
@@ -120,6 +133,41 @@ def placement(arguments: Arguments, report: Report) -> Arguments:
     return {"placement": placement(_plan(arguments)).model_dump(mode="json")}
 
 
+def read_scenario(arguments: Arguments, report: Report = unheard) -> Arguments:
+    """A text as a scenario, every default written out."""
+    from specs.load import parse_scenario
+
+    scenario = parse_scenario(arguments["text"], model_files=False)
+    return {"document": scenario.model_dump(mode="json", by_alias=True, exclude_none=True)}
+
+
+def read_configuration(arguments: Arguments, report: Report = unheard) -> Arguments:
+    """A text as a configuration, every default written out."""
+    from specs.load import parse_configuration
+
+    configuration = parse_configuration(arguments["text"], model_files=False)
+    return {"document": configuration.model_dump(mode="json", by_alias=True, exclude_none=True)}
+
+
+def judge(arguments: Arguments, report: Report = unheard) -> Arguments:
+    """Whether a text is a scenario, as a `Verdict`."""
+    try:
+        return {"document": {"valid": True, "errors": [], "scenario": read_scenario(arguments)["document"]}}
+    except SpecError as error:
+        return {"document": {"valid": False, "errors": faults(error), "scenario": None}}
+
+
+def check_json(arguments: Arguments, report: Report = unheard) -> Arguments:
+    """What keeps a text from being JSON, and the line; None where nothing does."""
+    try:
+        json.loads(arguments["text"])
+    except json.JSONDecodeError as error:
+        return {"document": {"detail": f"is not JSON: {error.msg} at column {error.colno}", "line": error.lineno}}
+    except (ValueError, RecursionError):
+        pass  # a number of thousands of digits, or brackets nested as deep: refused with its line when it is read
+    return {"document": None}
+
+
 WORK: dict[str, Callable[[Arguments, Report], Arguments]] = {
     "plan": plan,
     "compare": compare,
@@ -127,6 +175,10 @@ WORK: dict[str, Callable[[Arguments, Report], Arguments]] = {
     "render": render,
     "report": report_page,
     "placement": placement,
+    "read_scenario": read_scenario,
+    "read_configuration": read_configuration,
+    "judge": judge,
+    "check_json": check_json,
 }
 
 

@@ -26,6 +26,9 @@ NICENESS = 5
 
 def main(lane: str, memory_bytes: int) -> None:
     """Work until standard input ends."""
+    # Whoever stops the server may signal all of its processes; what the workers are doing is the server's to end.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_the_server()
     _limit(memory_bytes)
     os.nice(NICENESS)
@@ -51,7 +54,8 @@ def _answer(message: Message, out: BinaryIO) -> Message:
     try:
         return {"result": work.WORK[message["work"]](message["arguments"], report)}
     except SpecError as error:
-        return {"refused": {"detail": error.message, "field": error.field, "line": error.line}}
+        parts = work.faults(error) if error.parts else []
+        return {"refused": {"detail": error.message, "field": error.field, "line": error.line, "parts": parts}}
     except MemoryError:
         return {"failed": "the worker ran out of the memory that it may use; accepted: a smaller question"}
     except Exception as error:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import threading
 import time
 import zipfile
@@ -138,7 +139,8 @@ def test_the_events_of_a_finished_job_are_its_history(server: LiveServer, planne
     assert told.headers["content-type"].startswith("text/event-stream")
     points = [json.loads(line[6:]) for line in told.text.splitlines() if line.startswith("data: ")]
     assert points[:-1] == planned["progress"]["history"]
-    resumed = server.client.get(path, headers={"Last-Event-ID": str(len(points) - 3)}).text
+    numbers = re.findall(r"^id: (\d+)$", told.text, re.MULTILINE)
+    resumed = server.client.get(path, headers={"Last-Event-ID": numbers[-2]}).text
     assert resumed.count("event: progress") == 1
 
 
@@ -205,6 +207,17 @@ def test_launch_files_and_report(server: LiveServer, planned: dict[str, Any]) ->
     placed = server.client.post("/v1/placement", json=planned["plan"]).json()
     assert sum(len(seat["gpus"]) for seat in placed["seats"]) == planned["plan"]["gpus_used"]["h100"]
     assert "terraform" in server.client.get("/v1/targets").json()["targets"]
+
+
+def test_a_report_takes_a_comparison_of_its_scenario(server: LiveServer, planned: dict[str, Any]) -> None:
+    path = f"/v1/plans/{planned['id']}/report"
+    for text, status in ((SCENARIO, 200), (SCENARIO.replace("count: 4", "count: 2"), 422)):
+        job = server.client.post(
+            "/v1/comparisons", content=text, headers=YAML, params={"wait_s": 30, "pareto": False}
+        ).json()
+        answer = server.client.get(path, params={"comparison": job["id"]})
+        assert answer.status_code == status, answer.text
+    assert problem(answer, 422)["field"] == "comparison"
 
 
 def test_files_that_cannot_be_written(server: LiveServer, planned: dict[str, Any]) -> None:

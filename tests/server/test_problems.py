@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +11,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from planner.server import desk as desk_module
 from planner.server.app import create_app
+from planner.server.database import SqliteDatabase, StoreError
+from planner.server.record import new_id
 from planner.server.settings import Settings
 from tests.server.live import LONG, SCENARIO, YAML, LiveServer, problem
 
@@ -40,6 +43,24 @@ def test_unknown_paths_methods_and_jobs(server: LiveServer) -> None:
     refused = server.client.delete("/v1/plans/nothing")
     problem(refused, 405)
     assert refused.headers["allow"] == "GET"
+
+
+def test_head_is_answered_where_probes_ask(server: LiveServer) -> None:
+    for path in ("/", "/healthz"):
+        answer = server.client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_job_ids_are_looked_up_only_where_they_can_be_some(server: LiveServer) -> None:
+    for name in ("%00", "x" * 26 + "%00", "01M7ZGBAYBXX4NRH1FWPTX6R6Z", "01m7zgbaybxx4nrh1fwptx6r6z%0a", "%C3%A9" * 26):
+        problem(server.client.get(f"/v1/plans/{name}"), 404)
+
+
+def test_methods_of_a_clients_own_have_no_counter(server: LiveServer) -> None:
+    server.client.request("BREW", "/v1/plans")
+    text = server.client.get("/metrics").text
+    assert "BREW" not in text
+    assert 'method="other"' in text
 
 
 def test_bodies_that_are_no_documents(server: LiveServer) -> None:
@@ -88,13 +109,18 @@ def test_the_token_opens_all_but_health_and_page(strict: LiveServer) -> None:
             refused = httpx.get(f"{strict.url}{path}", headers=headers)
             problem(refused, 401)
             assert refused.headers["www-authenticate"] == "Bearer"
+            assert refused.headers["connection"] == "close"
+    description = httpx.get(f"{strict.url}/openapi.json").json()
+    assert description["components"]["examples"] == {}  # files of the server are for those who have the token
     for path in ("/healthz", "/", "/openapi.json", "/web/index.html"):
         assert httpx.get(f"{strict.url}{path}").status_code == 200
     assert strict.client.get("/v1/catalog").status_code == 200
 
 
 def test_large_bodies_are_refused(strict: LiveServer) -> None:
-    problem(post(strict, b"x" * 2001), 413)
+    refused = post(strict, b"x" * 2001)
+    problem(refused, 413)
+    assert refused.headers["connection"] == "close"
 
     def parts() -> Iterator[bytes]:  # no length is stated
         for _ in range(30):
@@ -104,7 +130,7 @@ def test_large_bodies_are_refused(strict: LiveServer) -> None:
     # A length is stated that need never arrive.
     address = urlsplit(strict.url)
     with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
-        head = f"POST /v1/plans HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        head = f"POST /v1/plans HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
         connection.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 999999\r\n\r\n".encode())
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
@@ -150,7 +176,7 @@ def in_process(check: Callable[[FastAPI, httpx.AsyncClient], Coroutine[Any, Any,
         app = create_app(Settings(store="sqlite://", **changes))
         await app.state.desk.open()
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             await check(app, client)
 
     asyncio.run(run())
@@ -172,9 +198,47 @@ def test_a_store_that_is_away_is_said_so() -> None:
     async def check(app: FastAPI, client: httpx.AsyncClient) -> None:
         await app.state.desk._store._run(lambda database: database.close())
         asked = client.post("/v1/plans", content=SCENARIO, headers=YAML)
-        for answer in (await asked, await client.get("/v1/plans/x"), await client.get("/healthz")):
+        one = client.get(f"/v1/plans/{new_id()}")
+        for answer in (await asked, await one, await client.get("/healthz")):
             problem(answer, 503)
             assert int(answer.headers["retry-after"]) > 0
+
+    in_process(check)
+
+
+def test_a_full_disk_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(database: SqliteDatabase, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        if not statement.startswith("SELECT"):
+            raise StoreError("database or disk is full")
+        return run(database, statement, parameters)
+
+    async def check(app: FastAPI, client: httpx.AsyncClient) -> None:
+        running = (await client.post("/v1/plans", content=SCENARIO, headers=YAML, params={"wait_s": 0})).json()
+        assert (await client.get("/healthz")).status_code == 200
+        monkeypatch.setattr(SqliteDatabase, "run", full)
+        problem(await client.post("/v1/plans", content=SCENARIO, headers=YAML), 503)
+        problem(await client.get("/healthz"), 503)  # at once, although a check has just written
+        answer = await client.post(f"/v1/plans/{running['id']}/cancel")
+        problem(answer, 503)
+        assert int(answer.headers["retry-after"]) > 0
+        monkeypatch.setattr(SqliteDatabase, "run", run)
+        answer = await client.post(f"/v1/plans/{running['id']}/cancel")
+        assert answer.json()["status"] == "cancelled"
+
+    run = SqliteDatabase.run
+    monkeypatch.setattr(desk_module, "CANCEL_LIMIT_S", 1.0)
+    in_process(check)
+
+
+def test_a_full_disk_is_noticed_before_a_job_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(database: SqliteDatabase, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        if not statement.startswith("SELECT"):
+            raise StoreError("database or disk is full")
+        return []
+
+    async def check(app: FastAPI, client: httpx.AsyncClient) -> None:
+        monkeypatch.setattr(SqliteDatabase, "run", full)
+        problem(await client.get("/healthz"), 503)
 
     in_process(check)
 

@@ -1,8 +1,12 @@
 """What becomes of jobs when the server ends, orderly or not."""
 
 import asyncio
+import os
+import signal
 import time
 from pathlib import Path
+
+import pytest
 
 from planner.server.crew import Crew
 from planner.server.desk import Desk
@@ -88,3 +92,18 @@ def test_an_orderly_end_is_quick_and_costs_nothing(tmp_path: Path) -> None:
 
     (record,) = asyncio.run(kept())
     assert (record.id, record.status, record.attempts) == (job["id"], JobStatus.QUEUED, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_every_process_costs_nothing(tmp_path: Path, number: int) -> None:
+    live = LiveServer(f"sqlite:///{tmp_path}/jobs.sqlite3", *OPTIONS)
+    job = live.ask(LONG, wait_s=0).json()
+    with live.client.stream("GET", f"/v1/plans/{job['id']}/events") as events:
+        next(line for line in events.iter_lines() if line == "event: progress")
+        for pid in (*live.workers(), live.process.pid):  # the workers first
+            os.kill(pid, number)
+        assert live.stop() == 0
+    with LiveServer(f"sqlite:///{tmp_path}/jobs.sqlite3", *OPTIONS) as again:
+        kept = again.client.get(f"/v1/plans/{job['id']}").json()
+        assert kept["status"] in ("queued", "running")
+        assert again.client.post(f"/v1/plans/{job['id']}/cancel").json()["status"] == "cancelled"

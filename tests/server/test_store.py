@@ -30,7 +30,9 @@ def test_jobs_are_kept_as_they_are(store_url: str) -> None:
         assert await store.get(JobKind.PLAN, first.id) == first
         assert await store.get(JobKind.COMPARISON, first.id) is None
         assert await store.by_key(JobKind.PLAN, "key") == first
-        assert [each.id for each in await store.newest(JobKind.PLAN, 5)] == [second.id, first.id]
+        newest = await store.newest(JobKind.PLAN, 5)
+        assert [each.head() for each in newest] == [second.head(), first.head()]
+        assert {each.question for each in newest} == {""}  # heads alone are read
         ended = replace(
             first, status=JobStatus.OPTIMAL, attempts=1, started_at=2.0, finished_at=3.0, result="{}", progress="[1]"
         )

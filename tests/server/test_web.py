@@ -264,6 +264,14 @@ def test_errors_stand_beside_their_lines(page: Page) -> None:
     assert page.all(".errors li") == []
 
 
+def test_a_very_long_line_is_left_uncoloured(page: Page) -> None:
+    page.write("long: " + "'a" * 20_000)
+    page.judged("invalid")
+    assert page.all(".ink .is-string") == []
+    page.write("short: 'a'")
+    page.until(lambda: page.all(".ink .is-string"), "colours")
+
+
 def test_text_that_is_no_yaml_and_no_text_at_all(page: Page) -> None:
     page.write("services: [")
     page.judged("invalid")

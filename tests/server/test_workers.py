@@ -1,20 +1,24 @@
 """Workers that die, get stuck or are refused memory cost one job, and never the server."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from typing import Any, Self
 
 import pytest
 
 from planner.server import crew as crew_module
+from planner.server import desk as desk_module
 from planner.server import process as process_module
 from planner.server.crew import Crew
 from planner.server.desk import Desk, Question
-from planner.server.job import JobKind, JobStatus
+from planner.server.job import JobKind, JobStatus, ProgressPoint
 from planner.server.metrics import Metrics
+from planner.server.record import Record, new_id
 from planner.server.settings import Settings
 from planner.server.store import Store
 from planner.server.ticket import MOST_POINTS, Ticket
@@ -110,6 +114,7 @@ def test_a_stuck_worker_is_killed_after_its_time(counter: Counter) -> None:
         os.kill(await running(desk, ticket), signal.SIGSTOP)
         await desk.wait(ticket, 30.0)
         assert "stuck" in reason_of(desk, ticket)
+        assert desk.document(ticket)["error"]["status"] == 504
         await done_next(desk)
 
     counter.run(check)
@@ -146,6 +151,49 @@ def test_an_error_of_ours_fails_the_job_alone(counter: Counter) -> None:
         await desk.wait(ticket, 60.0)
         assert "internal error: KeyError" in reason_of(desk, ticket)
         await done_next(desk)
+
+    counter.run(check)
+
+
+def test_an_answer_of_another_kind_ends_its_job(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(ticket: Ticket, outcome: object) -> Record:
+        raise RuntimeError("a defect")
+
+    async def check(desk: Desk) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(desk_module, "_ended", broken)
+            ticket = await desk.submit(question(), None)
+            await desk.wait(ticket, 60.0)
+        assert "internal error" in reason_of(desk, ticket)
+        await done_next(desk)
+
+    counter.run(check)
+
+
+def test_numbers_of_progress_go_on_after_a_restart() -> None:
+    first = Record(new_id(), JobKind.PLAN, JobStatus.RUNNING, 100.0, "{}", started_at=101.0)
+    before = Ticket(first)
+    for time_s in (0.0, 0.0, 2.5):
+        before.add(ProgressPoint(time_s=time_s))
+    numbers = [number for number, _ in before.after(-1)]
+    assert numbers == [1000, 1001, 3500]
+    stored = replace(first, progress=before.progress_json())
+    assert [number for number, _ in Ticket(stored).after(-1)] == numbers
+    again = Ticket(replace(first, started_at=110.0))
+    again.add(ProgressPoint(time_s=0.0))
+    assert [number for number, _ in again.after(numbers[-1])] == [10_000]
+
+
+def test_workers_leave_signals_to_the_server(counter: Counter) -> None:
+    async def check(desk: Desk) -> None:
+        ticket = await desk.submit(question(LONG), None)
+        pid = await running(desk, ticket)
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGINT)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(ticket.task.outcome), 1.0)  # type: ignore[union-attr]
+        assert ticket.record.status is JobStatus.RUNNING
+        await desk.cancel(ticket)
 
     counter.run(check)
 

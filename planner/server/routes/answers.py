@@ -10,21 +10,24 @@ Described = dict[int | str, dict[str, Any]]
 MEANINGS = {
     400: "The body is not JSON, or not UTF-8.",
     401: "The token is missing or wrong.",
+    403: "Another web site asked.",
     404: "There is nothing of this name.",
     408: "The body did not arrive in time.",
     409: "The job is not finished, or has no plan.",
     413: "The body is too large.",
     415: "The body is of another media type.",
+    421: "The header Host names no host of this server.",
     422: "The document or a parameter is refused; `field` and `line` say where.",
     429: "Too many jobs wait already.",
     500: "A defect of the server.",
     503: "The store or the workers are away, or too many requests are being answered.",
+    504: "It took longer than the server allows.",
 }
 _RETRY = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
 
-ANY = (401, 500, 503)
+ANY = (401, 421, 500, 503)
 """What any request may meet."""
-WITH_BODY = (400, 408, 413, 415, 422)
+WITH_BODY = (400, 403, 408, 413, 415, 422, 429, 504)
 """What a request with a document may meet."""
 
 

@@ -35,7 +35,7 @@ def comparison_routes(desk: Desk, reader: Reader, settings: Settings) -> APIRout
         operation_id="create_comparison",
         summary="Set the best plan of every serving mode side by side",
         status_code=201,
-        responses={**job_answers(JobKind.COMPARISON), **problems(*WITH_BODY, 429)},
+        responses={**job_answers(JobKind.COMPARISON), **problems(*WITH_BODY)},
         openapi_extra=document("Scenario"),
     )
     async def create(

@@ -57,6 +57,10 @@ def health_routes(desk: Desk, metrics: Metrics) -> APIRouter:
             json.dumps({**state, "workers": crew.alive, "busy": crew.busy, "queued": queued}), media_type=JSON
         )
 
+    @router.head("/healthz", include_in_schema=False)
+    async def health_alone() -> Response:
+        return await health()
+
     @router.get(
         "/metrics",
         operation_id="get_metrics",

@@ -33,7 +33,7 @@ IdempotencyKey = Annotated[
 ]
 LastEventId = Annotated[
     str | None,
-    Header(alias="Last-Event-ID", pattern="^[0-9]{1,9}$", description="Number of the last progress event seen."),
+    Header(alias="Last-Event-ID", pattern="^[0-9]{1,15}$", description="Number of the last progress event seen."),
 ]
 
 
@@ -108,7 +108,7 @@ def job_routes(desk: Desk, kind: JobKind) -> APIRouter:
         operation_id=f"cancel_{name}",
         summary=f"Cancel a {name}",
         description="A job that is finished stays as it is.",
-        responses={200: of_job, **problems(404)},
+        responses={200: of_job, **problems(403, 404)},
     )
     async def cancel(job_id: str) -> Response:
         ticket = await desk.find(kind, job_id)

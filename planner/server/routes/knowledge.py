@@ -10,13 +10,12 @@ from pydantic import BaseModel
 
 from planner.server.body import JSON, PLAIN, YAML, Reader
 from planner.server.examples import Example
-from planner.server.problem import Fault, faults, refusal
+from planner.server.problem import Fault, refusal
 from planner.server.routes.answers import answer, problems, schema
 from planner.server.settings import Settings
 from specs import catalog
 from specs.base import Spec
 from specs.errors import SpecError
-from specs.load import parse_scenario
 from specs.scenario import Scenario
 
 
@@ -68,7 +67,7 @@ def knowledge_routes(reader: Reader, settings: Settings, examples: tuple[Example
         tags=["scenarios"],
         operation_id="validate_scenario",
         summary="Say whether a text is a scenario, and what is wrong with it where",
-        responses={200: answer("The verdict.", schema("Verdict")), **problems(400, 408, 413, 415)},
+        responses={200: answer("The verdict.", schema("Verdict")), **problems(400, 403, 408, 413, 415, 429, 504)},
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -77,8 +76,8 @@ def knowledge_routes(reader: Reader, settings: Settings, examples: tuple[Example
         },
     )
     async def validate(request: Request) -> Response:
-        verdict = await reader.document(request, settings.max_scenario_bytes, _verdict, plain=True)
-        return Response(verdict, media_type=JSON)
+        verdict = await reader.document(request, settings.max_scenario_bytes, "judge", plain=True)
+        return Response(json.dumps(verdict), media_type=JSON)
 
     @router.get(
         "/catalog",
@@ -141,12 +140,3 @@ def _entry(kind: CatalogKind, name: str) -> dict[str, Any]:
         case CatalogKind.WORKLOADS:
             return dict(catalog.workload(name))
     return found.model_dump(mode="json", by_alias=True)
-
-
-def _verdict(text: str) -> str:
-    try:
-        scenario = parse_scenario(text, model_files=False)
-    except SpecError as error:
-        return Verdict(valid=False, errors=faults(error)).model_dump_json()
-    document = {"valid": True, "errors": [], "scenario": json.loads(scenario.to_json())}
-    return json.dumps(document)

@@ -31,7 +31,7 @@ def page_routes() -> APIRouter:
     """The page itself."""
     router = APIRouter(include_in_schema=False)
 
-    @router.get("/")
+    @router.api_route("/", methods=["GET", "HEAD"])
     async def page() -> Response:
         return FileResponse(FOLDER / "index.html", headers={"Content-Security-Policy": POLICY})
 

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from functools import partial
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -16,14 +16,12 @@ from planner.server.problem import refusal
 from planner.server.routes.answers import WITH_BODY, answer, document, problems, schema
 from planner.server.routes.jobs import IdempotencyKey, WaitSeconds, asked, job_answers
 from planner.server.settings import Settings
+from planner.server.work import FILES
 from specs.base import Spec
-from specs.load import parse_scenario
 
 ZIP = "application/zip"
 HTML = "text/html"
-PAGE_POLICY = (
-    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
-)
+PAGE_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """A report needs no more than what is in it, and speaks for no user of this server."""
 
 Gap = Annotated[float, Field(gt=0, lt=1)]
@@ -84,7 +82,7 @@ def plan_routes(desk: Desk, reader: Reader, settings: Settings) -> APIRouter:
         operation_id="create_plan",
         summary="Find the best deployment of a scenario",
         status_code=201,
-        responses={**job_answers(JobKind.PLAN), **problems(*WITH_BODY, 429)},
+        responses={**job_answers(JobKind.PLAN), **problems(*WITH_BODY)},
         openapi_extra=document("Scenario"),
     )
     async def create(
@@ -106,55 +104,60 @@ def plan_routes(desk: Desk, reader: Reader, settings: Settings) -> APIRouter:
         "/v1/plans/{job_id}/files/{target}",
         operation_id="get_plan_files",
         summary="Launch files of a plan",
-        responses={200: zipped, **problems(404, 409, 422, 429)},
+        responses={200: zipped, **problems(404, 409, 422, 429, 504)},
     )
-    async def files(job_id: str, target: Target, options: Annotated[FileOptions, Query()]) -> Response:
-        return await _archive(desk, await _plan_text(desk, job_id), target, options.engine_version)
+    async def files(
+        request: Request, job_id: str, target: Target, options: Annotated[FileOptions, Query()]
+    ) -> Response:
+        plan = json.dumps((await _plan(desk, job_id)).result)
+        return await _archive(desk, request, plan, target, options.engine_version)
 
     @router.get(
         "/v1/plans/{job_id}/report",
         operation_id="get_plan_report",
         summary="A plan as a page that a manager can read",
-        responses={200: page, **problems(404, 409, 422, 429)},
+        responses={200: page, **problems(404, 409, 422, 429, 504)},
     )
-    async def report(job_id: str, options: Annotated[ReportOptions, Query()]) -> Response:
-        plan = await _plan_text(desk, job_id)
-        comparison = None
+    async def report(request: Request, job_id: str, options: Annotated[ReportOptions, Query()]) -> Response:
+        plan, comparison = await _plan(desk, job_id), None
         if options.comparison is not None:
-            comparison = await _result(desk, JobKind.COMPARISON, options.comparison)
-        return await _page(desk, plan, comparison)
+            beside = await _found(desk, JobKind.COMPARISON, options.comparison)
+            if beside.scenario != plan.scenario:
+                raise refusal(422, "is of another scenario; accepted: one of the plan's own", field="comparison")
+            comparison = beside.result
+        return await _page(desk, request, json.dumps(plan.result), comparison)
 
     @router.post(
         "/v1/render",
         operation_id="render_plan",
         summary="Launch files of a plan in the body",
-        responses={200: zipped, **problems(*WITH_BODY, 429)},
+        responses={200: zipped, **problems(*WITH_BODY)},
         openapi_extra=document("Plan", examples=False),
     )
     async def render(request: Request, options: Annotated[RenderOptions, Query()]) -> Response:
         text = await reader.text(request, settings.max_plan_bytes)
-        return await _archive(desk, text, options.target, options.engine_version)
+        return await _archive(desk, request, text, options.target, options.engine_version)
 
     @router.post(
         "/v1/report",
         operation_id="report_plan",
         summary="The report on a plan in the body",
-        responses={200: page, **problems(*WITH_BODY, 429)},
+        responses={200: page, **problems(*WITH_BODY)},
         openapi_extra=document("Plan", examples=False),
     )
     async def report_given(request: Request) -> Response:
-        return await _page(desk, await reader.text(request, settings.max_plan_bytes), None)
+        return await _page(desk, request, await reader.text(request, settings.max_plan_bytes), None)
 
     @router.post(
         "/v1/placement",
         operation_id="place_plan",
         summary="The nodes and GPUs that a plan in the body takes",
-        responses={200: answer("The GPUs of each instance.", schema("Placement")), **problems(*WITH_BODY, 429)},
+        responses={200: answer("The GPUs of each instance.", schema("Placement")), **problems(*WITH_BODY)},
         openapi_extra=document("Plan", examples=False),
     )
     async def placement(request: Request) -> Response:
         plan = await reader.text(request, settings.max_plan_bytes)
-        result = await desk.call("placement", {"plan": plan})
+        result = await desk.call(request, FILES, "placement", {"plan": plan})
         return Response(json.dumps(result["placement"]), media_type=JSON)
 
     @router.get(
@@ -178,9 +181,8 @@ _NAMES = {
 
 async def read_scenario(request: Request, reader: Reader, settings: Settings) -> dict[str, Any]:
     """The scenario in a body, as plain data with every default written out."""
-    parse = partial(parse_scenario, model_files=False)
-    scenario = await reader.document(request, settings.max_scenario_bytes, parse)
-    return scenario.model_dump(mode="json", by_alias=True, exclude_none=True)
+    scenario: dict[str, Any] = await reader.document(request, settings.max_scenario_bytes, "read_scenario")
+    return scenario
 
 
 def time_limit_s(asked_s: float | None, settings: Settings) -> float:
@@ -197,8 +199,16 @@ def time_limit_s(asked_s: float | None, settings: Settings) -> float:
     return asked_s
 
 
-async def _result(desk: Desk, kind: JobKind, job_id: str) -> dict[str, Any]:
-    """The result of a finished job.
+@dataclass(frozen=True)
+class _Found:
+    """The result of a finished job, and the scenario that it is of."""
+
+    result: dict[str, Any]
+    scenario: dict[str, Any]
+
+
+async def _found(desk: Desk, kind: JobKind, job_id: str) -> _Found:
+    """A finished job.
 
     Raises:
         Refusal: there is no such job, or it has none.
@@ -209,24 +219,23 @@ async def _result(desk: Desk, kind: JobKind, job_id: str) -> dict[str, Any]:
         raise refusal(409, f"{kind.value} {record.id} is {record.status.value}; accepted: one that is finished")
     if record.result is None:
         raise refusal(409, f"{kind.value} {record.id} is {record.status.value} and has no result")
-    found: dict[str, Any] = json.loads(record.result)[kind.value]
-    return found
+    return _Found(json.loads(record.result)[kind.value], json.loads(record.question)["scenario"])
 
 
-async def _plan_text(desk: Desk, job_id: str) -> str:
-    plan = await _result(desk, JobKind.PLAN, job_id)
-    if not plan["services"]:
-        raise refusal(409, f"plan {job_id} is {plan['status']}: it deploys nothing")
-    return json.dumps(plan)
+async def _plan(desk: Desk, job_id: str) -> _Found:
+    plan = await _found(desk, JobKind.PLAN, job_id)
+    if not plan.result["services"]:
+        raise refusal(409, f"plan {job_id} is {plan.result['status']}: it deploys nothing")
+    return plan
 
 
-async def _archive(desk: Desk, plan: str, target: Target, engine_version: str | None) -> Response:
+async def _archive(desk: Desk, request: Request, plan: str, target: Target, engine_version: str | None) -> Response:
     arguments = {"plan": plan, "target": target.value, "engine_version": engine_version}
-    result = await desk.call("render", arguments)
+    result = await desk.call(request, FILES, "render", arguments)
     headers = {"Content-Disposition": f'attachment; filename="cleave-{target.value}.zip"'}
     return Response(base64.b64decode(result["zip"]), headers=headers, media_type=ZIP)
 
 
-async def _page(desk: Desk, plan: str, comparison: dict[str, Any] | None) -> Response:
-    result = await desk.call("report", {"plan": plan, "comparison": comparison})
+async def _page(desk: Desk, request: Request, plan: str, comparison: dict[str, Any] | None) -> Response:
+    result = await desk.call(request, FILES, "report", {"plan": plan, "comparison": comparison})
     return Response(result["html"], headers={"Content-Security-Policy": PAGE_POLICY}, media_type=HTML)

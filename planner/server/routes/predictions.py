@@ -1,6 +1,5 @@
 """Predictions of one configuration."""
 
-from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -13,7 +12,6 @@ from planner.server.routes.answers import WITH_BODY, document, problems
 from planner.server.routes.jobs import IdempotencyKey, WaitSeconds, asked, job_answers
 from planner.server.settings import Settings
 from specs.base import Spec
-from specs.load import parse_configuration
 
 
 class PredictionOptions(Spec):
@@ -31,16 +29,14 @@ def prediction_routes(desk: Desk, reader: Reader, settings: Settings) -> APIRout
         operation_id="create_prediction",
         summary="Say what one configuration reaches",
         status_code=201,
-        responses={**job_answers(JobKind.PREDICTION), **problems(*WITH_BODY, 429)},
+        responses={**job_answers(JobKind.PREDICTION), **problems(*WITH_BODY)},
         openapi_extra=document("Configuration"),
     )
     async def create(
         request: Request, options: Annotated[PredictionOptions, Query()], key: IdempotencyKey = None
     ) -> Response:
-        parse = partial(parse_configuration, model_files=False)
-        configuration = await reader.document(request, settings.max_scenario_bytes, parse)
-        arguments = {"configuration": configuration.model_dump(mode="json", by_alias=True, exclude_none=True)}
-        question = Question(JobKind.PREDICTION, arguments)
+        configuration = await reader.document(request, settings.max_scenario_bytes, "read_configuration")
+        question = Question(JobKind.PREDICTION, {"configuration": configuration})
         return await asked(desk, question, key, options.wait_s)
 
     return router

@@ -7,10 +7,12 @@ const KEY = String.raw`("(?:[^"\\]|\\.)*"(?=\s*:)|[A-Za-z_][\w.-]*(?=\s*:(?:\s|$
 const STRING = String.raw`("(?:[^"\\]|\\.)*"|'(?:[^']|'')*')`;
 const VALUE = String.raw`(?<![\w./-])(-?\d[\d_]*(?:\.\d+)?(?:e[+-]?\d+)?|true|false|null)(?![\w.-])`;
 const TOKEN = new RegExp([COMMENT, KEY, STRING, VALUE].join("|"), "giu");
+const LONGEST = 2000; // characters of a line that is coloured: the time grows with their square
 const CLASSES = [null, "comment", "key", "string", "value"];
 
 /** Nodes of one line; a comment begins at its start or after a space, as YAML has it. */
 export function highlighted(line) {
+  if (line.length > LONGEST) return [line];
   const parts = [];
   let from = 0;
   TOKEN.lastIndex = 0;
