@@ -38,6 +38,7 @@ from planner.costs.linear import FloatArray
 
 SECANT_STEPS = 3
 BRACKET_STEPS = 40
+STEEP_HALVINGS = 50
 SHARE_TOLERANCE = 1e-11
 LARGEST_SHARE = 1.0 - 1e-12
 ROOT_STEPS = 24
@@ -114,13 +115,35 @@ class _Agreement:
             old, old_excess, share = share, excess, np.minimum(np.maximum(moved, 0.0), 1.0)
         left = np.flatnonzero(open_)
         if left.size:
-            rest = self._taken(left)
+            rest = self.taken(left)
             busy.flat[left] = rest.busy(rest._bracketed())
         return busy
 
-    def _taken(self, rows: NDArray[np.intp]) -> _Agreement:
+    def taken(self, rows: NDArray[np.intp]) -> _Agreement:
+        """The laws of some, in one row."""
         columns = (self.lanes, self.work, self.decode, self.first, self.spread, self.few)
         return _Agreement(*(column.ravel()[rows] for column in columns))
+
+    def steep(self, slope: FloatArray, every: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Step and P where a further chunk costs more than the first, so that 1 - n K r s may be negative.
+
+        The step itself is bracketed then: t_d + P (t_1 - t_d) + (n phi - P) s - tau is not negative at t_d, unless
+        prompts hardly ever coincide, and not positive at t_n, unless lanes cannot take the rate.
+        """
+
+        def excess(step: FloatArray) -> FloatArray:
+            share = np.minimum(self.work * step, 1.0)
+            busy = self.busy(share)
+            return self.decode + busy * (self.first + slope) + (self.lanes * share - busy) * slope - step
+
+        low, high = self.decode.copy(), every.copy()
+        for _ in range(STEEP_HALVINGS):
+            middle = 0.5 * (low + high)
+            above = excess(middle) > 0.0
+            low, high = np.where(above, middle, low), np.where(above, high, middle)
+        load = self.work * every
+        step = np.where(load < 1.0, low, every * load)
+        return step, np.where(load < 1.0, self.busy(np.minimum(self.work * step, 1.0)), 1.0)
 
     def _bracketed(self) -> FloatArray:
         """The same by regula falsi (Illinois), between the shares that the least and the largest P ask for.
@@ -191,6 +214,11 @@ class Mix:
         )
         busy = laws.agreed()
         step = np.maximum((self.decode + busy * laws.first) / spread, self.decode)
+        steep = (laws.first < 0.0) & (laws.lanes > 1)
+        if steep.any():
+            slopes, full = np.broadcast_to(slope, steep.shape)[steep], np.broadcast_to(self.every, steep.shape)[steep]
+            step, busy = step.copy(), busy.copy()
+            step[steep], busy[steep] = laws.taken(np.flatnonzero(steep)).steep(slopes, full)
         several = self.lanes > 1
         if not several.all():
             alone = self._one_lane(rate)

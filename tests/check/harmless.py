@@ -51,11 +51,13 @@ def _message(mutant: Mutant) -> bool:
 
 
 def _same_command(mutant: Mutant) -> bool:
-    """Words in another order that bash does not care about: redirections and variables of `env`."""
+    """Words whose order nobody cares about: redirections, variables of `env`, equal backends of a router."""
     words = mutant.before.split(" ")
     moved = mutant.kind == "swap" and len(words) == 2
     return moved and (
-        any(word.startswith((">", "<")) for word in words) or all(re.match(r"[A-Z_]+=", word) for word in words)
+        any(word.startswith((">", "<")) for word in words)
+        or all(re.match(r"[A-Z_]+=", word) for word in words)
+        or all(word.startswith("http://") for word in words)
     )
 
 

@@ -5,10 +5,10 @@ import importlib
 import importlib.metadata
 
 import pytest
-from components import launched
 
 from specs.engine_table import engine_table, versions
 from specs.service import Engine
+from tests.launch.components import launched
 
 
 def _installed(engine: Engine, package: str) -> str:

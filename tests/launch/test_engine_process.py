@@ -8,11 +8,8 @@ from collections import Counter
 
 import pytest
 import yaml
-from components import DEEPSEEK, HERE, LLAMA, QWEN, component, launched, parsed, table_for, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plans import plan_of
-from plans import unit as plan_unit
 
 from planner.launch.address import Address, Ports
 from planner.launch.command import Process
@@ -24,6 +21,9 @@ from planner.render import Target, render
 from specs.engine_table import EngineTable, engine_table, versions
 from specs.errors import SpecError
 from specs.service import Engine, Mode
+from tests.launch.components import DEEPSEEK, HERE, LLAMA, QWEN, component, launched, parsed, table_for, unit
+from tests.launch.plans import plan_of
+from tests.launch.plans import unit as plan_unit
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import pytest
-from components import DEEPSEEK, LLAMA, QWEN, component, unit
 
 from planner.costs.layout import AfdLayout, Layout
 from planner.costs.site import Site
@@ -20,6 +19,7 @@ from specs.model import MoeFfn
 from specs.plan import Role
 from specs.scenario import Pool, resolve_pool
 from specs.service import Engine, Mode
+from tests.launch.components import DEEPSEEK, LLAMA, QWEN, component, unit
 
 AFD_MODES = (Mode.AFD, Mode.PREFILL_DECODE_AFD)
 POOLS = {"h200": 8, "gb200": 4}
