@@ -139,7 +139,7 @@ def test_memory_has_a_limit() -> None:
         assert "memory" in reason_of(desk, ticket)
         await done_next(desk)
 
-    with Counter(Settings(store="sqlite://", workers=1, worker_memory_bytes=90_000_000)) as small:
+    with Counter(Settings(store="sqlite://", workers=1, worker_memory_bytes=130_000_000)) as small:
         small.run(check)
 
 
